@@ -1,0 +1,176 @@
+"""The only place that prints. stdout carries the answer; progress, notes and errors go to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from wdm_cli.engine.errors import WdmError
+
+LINE_INTERVAL = 60.0  # seconds between progress lines where there is no terminal
+
+
+class Verbosity:
+    """-q hides notes and progress, -v adds details."""
+
+    level = 0
+
+
+def answer(text: str) -> None:
+    """A line of the answer, to stdout."""
+    print(text)
+
+
+def answer_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def note(text: str) -> None:
+    """What the user should know while waiting; hidden by -q."""
+    if Verbosity.level >= 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def detail(text: str) -> None:
+    """Shown with -v only."""
+    if Verbosity.level > 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Always shown."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    """A table of the answer: drawn with rich on a terminal, tab-separated elsewhere."""
+    if not sys.stdout.isatty():
+        print("\t".join(columns))
+        for row in rows:
+            print("\t".join(str(cell) for cell in row))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(drawn)
+
+
+class Progress:
+    """Progress of a long job: a bar with ETA on a terminal, a timed line once a minute elsewhere."""
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.done = what, total, done
+        self._first, self._started = done, time.monotonic()
+        self._last_line = self._started
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty() and Verbosity.level >= 0:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[info]}", markup=False),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, info="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self.done > self._first:
+            self._line("")
+
+    def update(self, done: int, info: str = "") -> None:
+        """Set the count of finished items; `info` is shown behind the bar."""
+        self.done = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, info=f"{info}  ETA {self.eta()}")
+        elif time.monotonic() - self._last_line >= LINE_INTERVAL:
+            self._line(info)
+
+    def eta(self) -> str:
+        """Remaining time at the mean rate so far."""
+        made = self.done - self._first
+        if not made:
+            return "?"
+        return duration((time.monotonic() - self._started) / made * (self.total - self.done))
+
+    def _line(self, info: str) -> None:
+        self._last_line = time.monotonic()
+        share = 100 * self.done / max(1, self.total)
+        tail = f" ETA {self.eta()}" if self.done < self.total else f" in {duration(self._last_line - self._started)}"
+        note(f"{self.what} {self.done:,}/{self.total:,} {share:.1f}% {info}".rstrip() + tail)
+
+
+def duration(seconds: float) -> str:
+    """1234.5 -> '20m 34s'; days and hours for long runs."""
+    whole = round(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {whole % 60:02}s" if minutes else f"{seconds:.1f}s"
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.2 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def errors_shown() -> Iterator[None]:
+    """Turn what can go wrong in a command into a message and an exit code."""
+    try:
+        yield
+    except WdmError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        note("interrupted")
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # `wdm … | head` closed the pipe; a second write would complain again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def fail(error: WdmError) -> NoReturn:
+    """Print `error: what / why / hint` and exit with the error's code."""
+    if os.environ.get("WDM_DEBUG"):
+        traceback.print_exception(error)
+    print(f"error: {error.what}", file=sys.stderr)
+    if error.why:
+        print(f"  why: {error.why}", file=sys.stderr)
+    if error.hint:
+        print(f"  try: {error.hint}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+def run(command: Callable[[], None]) -> None:
+    """Run the whole command line with errors shown."""
+    with errors_shown():
+        command()

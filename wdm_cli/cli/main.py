@@ -1,0 +1,43 @@
+"""The `wdm` command: every command file is imported here; none imports torch at its head."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wdm_cli import __version__
+from wdm_cli.cli import config, console, presets
+
+app = typer.Typer(
+    name="wdm",
+    help="Make, and judge, synthetic 3D medical volumes with wavelet diffusion models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(presets.app, name="presets")
+app.add_typer(config.app, name="config")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.answer(f"wdm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    console.Verbosity.level = int(verbose) - int(quiet)
+
+
+def main() -> None:
+    """Entry point of the `wdm` script."""
+    console.run(app)

@@ -1,0 +1,20 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset's name (`wdm presets list`) or file.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="A TOML file laid over the preset.", dir_okay=False)
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key, e.g. train.lr=2e-5. Repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON on stdout.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")
+]

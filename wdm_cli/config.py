@@ -1,0 +1,199 @@
+"""Configuration in layers, with the source of every value.
+
+default < preset < --config file < WDM_TABLE__KEY < --set table.key=value < named option. The layers are
+merged as plain tables and validated once (`engine.preset.from_dict`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from wdm_cli.engine.errors import ConfigError
+from wdm_cli.engine.preset import TABLES, Preset, did_you_mean, from_dict, table_class
+
+MAX_CONFIG_BYTES = 2**20
+Tables = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A validated preset and, for every key path (`train.lr`), the name of the layer that set it."""
+
+    preset: Preset
+    sources: dict[str, str]
+
+    def rows(self) -> list[tuple[str, Any, str]]:
+        """(path, value, source) of every key, in reading order."""
+        values = self.preset.to_dict()
+        rows: list[tuple[str, Any, str]] = []
+        for key, value in values.items():
+            if isinstance(value, dict):
+                ordered = sorted(value.items(), key=lambda item: item[0] != "kind")
+                rows += [(f"{key}.{k}", v, self.sources.get(f"{key}.{k}", "default")) for k, v in ordered]
+            else:
+                rows.append((key, value, self.sources.get(key, "default")))
+        return rows
+
+
+def preset_folder() -> Path:
+    """Where the presets that come with wdm lie: inside the package, or beside it in a checkout."""
+    packaged = Path(str(resources.files("wdm_cli"))) / "presets"
+    return packaged if packaged.is_dir() else packaged.parents[1] / "presets"
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in preset_folder().glob("*.toml"))
+
+
+def preset_path(name_or_path: str) -> Path:
+    """The file of a preset by name, or a user's own file by its path."""
+    if name_or_path.endswith(".toml") or os.sep in name_or_path:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(f"no preset file {path}", hint="`wdm presets list` shows the presets by name")
+        return path
+    names = preset_names()
+    if name_or_path not in names:
+        raise ConfigError(
+            f"unknown preset {name_or_path!r}{did_you_mean(name_or_path, names)}",
+            hint=f"choose one of {', '.join(names)}, or give the path of a .toml file",
+        )
+    return preset_folder() / f"{name_or_path}.toml"
+
+
+def resolve(
+    preset: str | Tables,
+    *,
+    config_file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    sets: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Merge all layers and validate.
+
+    Args:
+        preset: a preset's name or path, or tables (those stored in a checkpoint).
+        environment: usually os.environ; variables WDM_TABLE__KEY are read, e.g. WDM_TRAIN__LR.
+        sets: "table.key=value" with TOML values; text needs no quotes.
+        options: key path -> value of the command's named options; None values are left out.
+
+    Raises:
+        ConfigError: a file cannot be read, a key is unknown, a value does not fit.
+    """
+    if isinstance(preset, str):
+        path = preset_path(preset)
+        layers = [(f"preset {path.stem}", read_toml(path))]
+        layers[0][1].setdefault("name", path.stem)
+    else:
+        layers = [("checkpoint", preset)]
+    if config_file is not None:
+        layers.append((f"file {config_file}", read_toml(config_file)))
+    layers += [(f"environment {name}", tables) for name, tables in _from_environment(environment or {})]
+    layers += [(f"--set {text.partition('=')[0].strip()}", _from_set(text)) for text in sets]
+    for key, value in (options or {}).items():
+        if value is not None:
+            layers.append(("option", _nest(key, value)))
+
+    merged: Tables = {}
+    sources: dict[str, str] = {}
+    for source, tables in layers:
+        _merge(merged, sources, tables, source)
+    return Resolved(from_dict(merged, origin="configuration"), sources)
+
+
+def read_toml(path: Path) -> Tables:
+    """A TOML file, refused with line and column if it cannot be parsed, or if it is over 1 MiB."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than 1 MiB, which is no configuration file")
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def to_toml(tables: Tables) -> str:
+    """Plain tables as TOML; the inverse of `read_toml` for what a preset can hold."""
+    lines = [f"{key} = {_toml_value(value)}" for key, value in tables.items() if not isinstance(value, dict)]
+    for key, table in tables.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{key}]"] + [f"{k} = {_toml_value(v)}" for k, v in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    import json
+
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False)  # TOML agrees with JSON on text, numbers and booleans
+
+
+def _merge(merged: Tables, sources: dict[str, str], tables: Tables, source: str) -> None:
+    """Lay one layer over the others.
+
+    A layer that changes a table's `kind` keeps of the lower layers only the keys that the new kind has.
+    """
+    for table, values in tables.items():
+        if not isinstance(values, dict) or not isinstance(merged.get(table, {}), dict):
+            merged[table] = values
+            sources[table] = source
+            continue
+        below = merged.setdefault(table, {})
+        kind = values.get("kind")
+        if table in TABLES and isinstance(kind, str) and below.get("kind", kind) != kind:
+            known = {field.name for field in dataclasses.fields(table_class(table, kind))}
+            for key in [key for key in below if key not in known or (table == "data" and key == "dir")]:
+                del below[key]
+                sources.pop(f"{table}.{key}", None)
+        for key, value in values.items():
+            below[key] = value
+            sources[f"{table}.{key}"] = source
+
+
+def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Tables]]:
+    """WDM_TRAIN__LR=1e-4 sets train.lr; names without a double underscore are not configuration."""
+    found = []
+    for name in sorted(environment):
+        if name.startswith("WDM_") and "__" in name:
+            path = name.removeprefix("WDM_").lower().replace("__", ".")
+            found.append((name, _nest(path, parse_value(environment[name]))))
+    return found
+
+
+def _from_set(text: str) -> Tables:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text!r}: expected table.key=value", hint="for example --set train.lr=2e-5")
+    return _nest(path.strip(), parse_value(value.strip()))
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value; what is not one is text, so that quotes are not needed."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _nest(path: str, value: Any) -> Tables:
+    table, dot, key = path.partition(".")
+    if not dot:
+        if table in TABLES:
+            raise ConfigError(f"{table}: is a table; set one of its keys, e.g. {table}.{_first_key(table)}=…")
+        return {table: value}
+    return {table: {key: value}}
+
+
+def _first_key(table: str) -> str:
+    return dataclasses.fields(table_class(table))[-1].name

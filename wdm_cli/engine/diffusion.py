@@ -1,0 +1,107 @@
+"""Gaussian diffusion in wavelet space with prediction of x0 (Friedrich et al. 2024, "WDM").
+
+Forward: x_t = √ᾱ_t·x0 + √(1−ᾱ_t)·noise (Ho et al. 2020, eq. 4). The network, a *denoiser*
+`denoise(x_t, t) -> x0`, sees coeffs [B, 8, d, h, w] and the original timesteps t [B] (int64) and
+returns the clean coeffs, with LLL divided by 3 throughout (`wavelet.encode`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from wdm_cli.engine.wavelet import decode, dwt, encode
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels of a (possibly respaced) chain; all tables are float64 and cast last.
+
+    timesteps: [T] int64, what the network is told; alpha_bar: [T] float64, falling from ~1 to ~0.
+    """
+
+    timesteps: Tensor
+    alpha_bar: Tensor
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def alpha_bar_prev(self) -> Tensor:
+        return torch.cat([self.alpha_bar.new_ones(1), self.alpha_bar[:-1]])
+
+    @property
+    def betas(self) -> Tensor:
+        return 1 - self.alpha_bar / self.alpha_bar_prev
+
+    @property
+    def posterior_variance(self) -> Tensor:
+        """β̃_t of q(x_{t−1} | x_t, x0) (Ho et al. 2020, eq. 7)."""
+        return self.betas * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
+
+    @property
+    def posterior_mean_coefs(self) -> tuple[Tensor, Tensor]:
+        """Factors of x0 and of x_t in the mean of q(x_{t−1} | x_t, x0) (eq. 7)."""
+        of_x0 = self.betas * self.alpha_bar_prev.sqrt() / (1 - self.alpha_bar)
+        of_x_t = (1 - self.alpha_bar_prev) * (1 - self.betas).sqrt() / (1 - self.alpha_bar)
+        return of_x0, of_x_t
+
+    def respace(self, n: int) -> Schedule:
+        """Keep n timesteps, evenly spread with both ends: round(i·(T−1)/(n−1)); n = 1 keeps the last.
+
+        The betas follow from the kept ᾱ (Nichol & Dhariwal 2021, sec. 4).
+        """
+        total = len(self)
+        if not 1 <= n <= total:
+            raise ValueError(f"steps must be between 1 and {total}, got {n}")
+        keep = [round(i * (total - 1) / (n - 1)) for i in range(n)] if n > 1 else [total - 1]
+        index = torch.tensor(keep)
+        return Schedule(self.timesteps[index], self.alpha_bar[index])
+
+
+def make_schedule(
+    kind: Literal["linear", "cosine"], steps: int, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> Schedule:
+    """Linear betas (Ho et al. 2020) or the cosine ᾱ (Nichol & Dhariwal 2021, eq. 17, β ≤ 0.999)."""
+    if kind == "linear":
+        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+    else:
+        grid = torch.arange(steps + 1, dtype=torch.float64) / steps
+        curve = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
+    return Schedule(torch.arange(steps), torch.cumprod(1 - betas, dim=0))
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+    """x_t for x0, noise [B, 8, d, h, w] and t [B]."""
+    alpha_bar = schedule.alpha_bar.to(t.device)[t].view(-1, *[1] * (x0.dim() - 1))
+    return alpha_bar.sqrt().to(x0.dtype) * x0 + (1 - alpha_bar).sqrt().to(x0.dtype) * noise
+
+
+def loss(
+    denoise: Denoiser, volume: Tensor, noise: Tensor, t: Tensor, schedule: Schedule, wavelet: str = "haar"
+) -> Tensor:
+    """Mean squared error of the predicted x0, one value a sub-band.
+
+    Args:
+        volume: [B, 1, D, H, W] in [−1, 1]. noise: the same shape, standard normal; it is transformed
+            like the volume but not rescaled (orthonormal, hence white again). t: [B] int64.
+
+    Returns:
+        [8] in band order; the training loss is its mean.
+    """
+    x0 = encode(volume, wavelet)
+    x_t = add_noise(x0, dwt(noise, wavelet).squeeze(2), t, schedule)
+    return (denoise(x_t, t).float() - x0).square().mean(dim=(0, 2, 3, 4))
+
+
+def clamp_in_image_space(coeffs: Tensor, wavelet: str = "haar") -> Tensor:
+    """Coeffs of the same volume with its voxels clamped to [−1, 1]; done at every sampling step."""
+    return encode(decode(coeffs, wavelet).clamp_(-1, 1), wavelet)

@@ -1,0 +1,121 @@
+"""The only way anything is written: whole or not at all, under names that are safe.
+
+A file is written under a temporary name in a folder `.partial` beside its destination (same file
+system), flushed to disk and renamed, so a final name never holds part of a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wdm_cli.engine.errors import ResourceError
+
+PARTIAL = ".partial"
+
+
+@contextlib.contextmanager
+def atomic_publish(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a temporary path to write; on success it becomes `path`, on any error it vanishes.
+
+    The temporary keeps the suffixes of `path` (writers choose formats by them) and lies in a folder of
+    its own, because patterns such as *.nii.gz would also find dot-files.
+
+    Args:
+        overwrite: if False an existing `path` wins and the new file is dropped silently, which makes
+            concurrent writers of the same content harmless.
+
+    Raises:
+        ResourceError: the file system refused, with the path and, for a full disk, the free bytes.
+    """
+    folder = path.parent / PARTIAL
+    temporary = folder / f"{os.getpid()}-{os.urandom(4).hex()}-{path.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        if overwrite:
+            temporary.replace(path)
+        else:
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+            temporary.unlink()
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only when no other writer is at work in it
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with atomic_publish(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_error(path: Path, error: OSError) -> ResourceError:
+    """An OSError from writing `path` as an error a user can act on."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(existing_parent(path)).free
+            return ResourceError(
+                f"cannot write {path}: no space left ({free / 1e6:.0f} MB free)",
+                hint="free some space or choose another folder; finished files are kept, the same command continues",
+            )
+    return ResourceError(
+        f"cannot write {path}: {error.strerror or error}", hint="check the folder's permissions or choose another"
+    )
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest folder above (or at) `path` that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_name(text: str, *, limit: int = 64) -> str:
+    """A file name from any text: letters, digits, '.', '_' and '-' only, never hidden or empty.
+
+    Text that had to be changed gets a short hash of the original, so that two different texts keep
+    two different names.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".-")
+    if name == text and 0 < len(name) <= limit:
+        return name
+    return f"{name[: limit - 9] or 'case'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; some file systems do not allow it, which is no error."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,91 @@
+"""Settings of the networks, with the rules that sizes, multipliers and groups must obey. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from wdm_cli.engine.errors import FieldError, require
+
+if TYPE_CHECKING:
+    from wdm_cli.engine.models.unet import UNetNetwork
+    from wdm_cli.engine.models.wavunet import WavUNetNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """What both networks share. Level i has base_channels · channel_multipliers[i] channels."""
+
+    extra_halvings: ClassVar[int]  # how often the coeffs are halved beyond levels − 1
+
+    base_channels: int = 64
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4, 4)
+    res_blocks: int = 2
+    groups: int = 32
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.base_channels >= 2, "base_channels", "must be at least 2")
+        require(self.base_channels % 2 == 0, "base_channels", "must be even (half sines, half cosines)")
+        require(len(self.channel_multipliers) >= 1, "channel_multipliers", "needs at least one level")
+        require(min(self.channel_multipliers) >= 1, "channel_multipliers", "must all be 1 or more")
+        require(self.res_blocks >= 1, "res_blocks", "must be at least 1")
+        require(0 <= self.dropout < 1, "dropout", "must be at least 0 and below 1")
+        require(self.groups >= 1, "groups", "must be at least 1")
+        for width in self.widths:
+            if width % self.groups:
+                fitting = [g for g in range(1, width + 1) if all(w % g == 0 for w in self.widths)]
+                near = min(fitting, key=lambda g: abs(g - self.groups))
+                raise FieldError(
+                    "groups",
+                    f"{self.groups} groups do not divide a level of {width} channels; "
+                    f"every level's width must be a multiple of groups (nearest that fits: {near})",
+                )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(self.base_channels * m for m in self.channel_multipliers)
+
+    @property
+    def size_multiple(self) -> int:
+        """Every side of the volume must be a multiple of this: 2 for the wavelet, 2 for each halving."""
+        return int(2 ** (len(self.channel_multipliers) + self.extra_halvings))
+
+    def check_size(self, image_size: tuple[int, int, int]) -> None:
+        """Raise FieldError unless a volume of this shape passes through the network."""
+        m = self.size_multiple
+        for side in image_size:
+            if side < m or side % m:
+                below, above = side // m * m, -(-side // m) * m
+                near = " or ".join(str(n) for n in (below, above) if n)
+                raise FieldError(
+                    "image_size",
+                    f"{side} does not fit: with {len(self.channel_multipliers)} levels every side must be a "
+                    f"multiple of {m} (nearest: {near})",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNet(NetworkSettings):
+    """The U-Net of WDM (`ours_unet_*`): resampling by pooling, additive skips."""
+
+    extra_halvings: ClassVar[int] = 0
+    kind: Literal["unet"] = "unet"
+
+    def build(self) -> UNetNetwork:
+        from wdm_cli.engine.models.unet import UNetNetwork
+
+        return UNetNetwork(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WavUNet(NetworkSettings):
+    """The WavU-Net of WDM (`ours_wnet_*`): resampling by the wavelet transform, at every level."""
+
+    extra_halvings: ClassVar[int] = 1
+    kind: Literal["wavunet"] = "wavunet"
+
+    def build(self) -> WavUNetNetwork:
+        from wdm_cli.engine.models.wavunet import WavUNetNetwork
+
+        return WavUNetNetwork(self)

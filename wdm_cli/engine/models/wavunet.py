@@ -1,0 +1,134 @@
+"""The WavU-Net of WDM: wavelet down- and upsampling inside the network, and an input pyramid."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wdm_cli.engine.models.blocks import (
+    COEFF_CHANNELS,
+    GroupNorm32,
+    Network,
+    ResBlock,
+    conv3,
+    time_embed,
+    timestep_embedding,
+)
+from wdm_cli.engine.models.settings import WavUNet
+from wdm_cli.engine.wavelet import LLL_SCALE, dwt, idwt
+
+
+class WaveletDown(ResBlock):
+    """Residual block that halves by the Haar transform; returns LLL/3 features and the high bands.
+
+    Norm, activation and convolution come first, then the transform of both branches. The seven high
+    bands [B, 7, C, d, h, w] of the main branch go to the decoder.
+    """
+
+    def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        bands = dwt(self.in_layers(x))
+        h = bands[:, 0] / LLL_SCALE
+        shortcut = dwt(x)[:, 0] / LLL_SCALE
+        return self.finish(h, shortcut, emb), bands[:, 1:]
+
+
+class WaveletUp(ResBlock):
+    """Residual block that doubles by the inverse transform of 3·h with the encoder's high bands."""
+
+    def forward(self, x: Tensor, emb: Tensor, high: Tensor) -> Tensor:  # type: ignore[override]
+        h = self.in_layers(x)
+        return self.finish(self._raise(h, high), self._raise(x, high), emb)
+
+    @staticmethod
+    def _raise(h: Tensor, high: Tensor) -> Tensor:
+        return idwt(torch.cat([LLL_SCALE * h[:, None], high.to(h.dtype)], dim=1))
+
+
+class PyramidConv(nn.Module):
+    """The next level of the input pyramid: conv3 of the eight bands, each divided by 3."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = conv3(8 * channels, out_channels)
+
+    def forward(self, pyramid: Tensor) -> Tensor:
+        return self.conv(dwt(pyramid).flatten(1, 2) / LLL_SCALE)  # type: ignore[no-any-return]
+
+
+class EncoderLevel(NamedTuple):
+    blocks: list[nn.Module]
+    down: nn.Module
+    pyramid: nn.Module
+
+
+class WavUNetNetwork(Network):
+    """Every level ends in a down block, so the sides are halved once more than in the U-Net.
+
+    A quirk that the checkpoints carry: in each decoder level the last residual block is applied
+    twice with the same weights, as a block of its own and again before the up block. Its tensors
+    stand in official files under both names, and so they do in this state_dict.
+    """
+
+    def __init__(self, settings: WavUNet) -> None:
+        super().__init__()
+        base, widths, count = settings.base_channels, settings.widths, settings.res_blocks
+        kwargs = {"groups": settings.groups, "emb_width": 4 * base, "dropout": settings.dropout}
+        block, down, up = (partial(kind, **kwargs) for kind in (ResBlock, WaveletDown, WaveletUp))
+        self.base_channels, self.res_blocks = base, count
+        self.time_embed = time_embed(base)
+
+        width, pyramid_width = base, COEFF_CHANNELS
+        self.input_blocks = nn.ModuleList([nn.ModuleList([conv3(COEFF_CHANNELS, base)])])
+        for level_width in widths:
+            for _ in range(count):
+                self.input_blocks.append(nn.ModuleList([block(width, level_width)]))
+                width = level_width
+            self.input_blocks.append(nn.ModuleList([down(width, width)]))
+            self.input_blocks.append(nn.ModuleList([PyramidConv(pyramid_width, width)]))
+            pyramid_width = width
+
+        self.middle_block = nn.ModuleList([block(width, width), block(width, width)])
+
+        self.output_blocks = nn.ModuleList()
+        for level_width in reversed(widths):
+            for _ in range(count):
+                residual = block(width, level_width)
+                width = level_width
+                self.output_blocks.append(nn.ModuleList([residual]))
+            self.output_blocks.append(nn.ModuleList([residual, up(width, width)]))
+
+        self.out_res = nn.ModuleList([nn.ModuleList([block(width, width)]) for _ in range(2)])
+        self.out = nn.Sequential(GroupNorm32(settings.groups, width), nn.SiLU(), conv3(width, COEFF_CHANNELS))
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        emb = self.time_embed(timestep_embedding(t, self.base_channels))
+        h, pyramid = self.input_blocks[0][0](x_t), x_t  # type: ignore[index]
+        high_bands = []
+        for level in self._encoder_levels():
+            for block in level.blocks:
+                h = self.run(block, h, emb)
+            h, high = self.run(level.down, h, emb)
+            high_bands.append(high)
+            h = pyramid = h + self.run(level.pyramid, pyramid)
+        for block in self.middle_block:
+            h = self.run(block, h, emb)
+        for layers in self.output_blocks:
+            for block in layers:  # type: ignore[union-attr]
+                if isinstance(block, WaveletUp):
+                    h = self.run(block, h, emb, high_bands.pop())
+                else:
+                    h = self.run(block, h, emb)
+        for (block,) in self.out_res:  # type: ignore[misc]
+            h = self.run(block, h, emb)
+        return self.out(h).float()  # type: ignore[no-any-return]
+
+    def _encoder_levels(self) -> list[EncoderLevel]:
+        blocks = [layers[0] for layers in self.input_blocks][1:]  # type: ignore[index]
+        stride = self.res_blocks + 2
+        return [
+            EncoderLevel(blocks[i : i + self.res_blocks], *blocks[i + self.res_blocks : i + stride])
+            for i in range(0, len(blocks), stride)
+        ]

@@ -1,0 +1,210 @@
+"""A preset: every setting of a model, from data to sampler, as one frozen object. No torch.
+
+Each table of a preset is one dataclass; where several kinds exist, the table's `kind` names one of
+the registry. Fields are declared once, in the class that uses them; pydantic checks types, each
+class's `__post_init__` checks ranges, and `Preset` checks what concerns two tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from wdm_cli.engine.data import DATASETS
+from wdm_cli.engine.data.brats import Brats
+from wdm_cli.engine.data.dataset import Dataset
+from wdm_cli.engine.errors import ConfigError, FieldError, require
+from wdm_cli.engine.models import MODELS, UNet
+from wdm_cli.engine.models.settings import NetworkSettings
+from wdm_cli.engine.samplers import DDPM, SAMPLERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diffusion:
+    """The forward process: `linear` betas or the `cosine` curve, in the domain of `wavelet`."""
+
+    schedule: Literal["linear", "cosine"] = "linear"
+    steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    wavelet: str = "haar"
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 2, "steps", "must be at least 2")
+        require(0 < self.beta_start < self.beta_end < 1, "beta_end", "needs 0 < beta_start < beta_end < 1")
+        if self.schedule == "cosine" and (self.beta_start, self.beta_end) != (1e-4, 0.02):
+            raise FieldError("beta_start", "the cosine schedule has no betas to set; remove beta_start and beta_end")
+        if self.wavelet != "haar":
+            import pywt
+
+            known = pywt.wavelist(kind="discrete")
+            require(
+                self.wavelet in known and pywt.Wavelet(self.wavelet).orthogonal,
+                "wavelet",
+                f"{self.wavelet!r} is not an orthonormal wavelet of PyWavelets (e.g. haar, db2, sym4, coif1)",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """The training loop. A step sees `batch_size` volumes, in `accumulate` equal parts.
+
+    warmup: steps over which lr rises from 0. clip_norm: largest gradient norm, 0 for no limit.
+    ema: decay of the averaged weights. checkpointing: recompute activations to save memory.
+    """
+
+    steps: int = 1_200_000
+    batch_size: int = 10
+    accumulate: int = 1
+    lr: float = 1e-5
+    weight_decay: float = 0.0
+    warmup: int = 0
+    clip_norm: float = 0.0
+    ema: float = 0.9999
+    precision: Literal["float32", "bf16"] = "float32"
+    checkpointing: bool = False
+    seed: int = 0
+    save_every: int = 5000
+    keep: int = 3
+    preview_every: int = 5000
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "save_every", "preview_every", "log_every"):
+            require(getattr(self, name) >= 1, name, "must be at least 1")
+        require(self.batch_size % self.accumulate == 0, "accumulate", f"must divide batch_size ({self.batch_size})")
+        require(0 < self.lr < 1, "lr", "must be above 0 and below 1")
+        require(0 <= self.weight_decay < 1, "weight_decay", "must be at least 0 and below 1")
+        require(self.warmup >= 0, "warmup", "must be at least 0")
+        require(self.clip_norm >= 0, "clip_norm", "must be at least 0 (0 = no limit)")
+        require(0 <= self.ema < 1, "ema", "must be at least 0 and below 1")
+        require(0 <= self.seed < 2**31, "seed", "must be at least 0 and below 2^31")
+        require(self.keep >= 2, "keep", "must be at least 2: with one checkpoint a damaged file loses the run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A whole model. See `presets/*.toml` for the ones that come with wdm."""
+
+    name: str
+    description: str = ""
+    model: NetworkSettings = field(default_factory=UNet)
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    data: Dataset = field(default_factory=Brats)
+    train: Train = field(default_factory=Train)
+    sample: DDPM = field(default_factory=DDPM)
+
+    def __post_init__(self) -> None:
+        try:
+            self.model.check_size(self.data.shape)
+        except FieldError as error:
+            raise FieldError("data.image_size", str(error)) from None
+        require(
+            self.sample.steps <= self.diffusion.steps,
+            "sample.steps",
+            f"{self.sample.steps} is more than diffusion.steps ({self.diffusion.steps})",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain tables, as they stand in a TOML or JSON file; `from_dict` is the inverse."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the settings, over the canonical JSON."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+TABLES: dict[str, tuple[type[Any], ...]] = {
+    "model": MODELS,
+    "diffusion": (Diffusion,),
+    "data": DATASETS,
+    "train": (Train,),
+    "sample": SAMPLERS,
+}
+"""Every table of a preset and the classes it may be: more than one means that `kind` chooses."""
+
+
+def table_class(table: str, kind: object = None) -> type[Any]:
+    """The settings class of a table; without a kind the first of the registry."""
+    classes = TABLES[table]
+    if kind is None:
+        return classes[0]
+    by_kind = {cls.kind: cls for cls in classes if hasattr(cls, "kind")}
+    if kind not in by_kind:
+        raise ConfigError(
+            f"{table}.kind: unknown {kind!r}{did_you_mean(str(kind), by_kind)}",
+            hint=f"choose one of: {', '.join(by_kind)}",
+        )
+    return by_kind[str(kind)]
+
+
+def from_dict(values: dict[str, Any], origin: str = "preset") -> Preset:
+    """Validate plain tables into a Preset.
+
+    Args:
+        values: name, description and the tables of TABLES; missing keys take their defaults.
+        origin: what to call it in errors, e.g. the file's path.
+
+    Raises:
+        ConfigError: naming every bad key by its path (`train.lr`), with the rule and the nearest name.
+    """
+    problems: list[str] = []
+    parts: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in ("name", "description"):
+            if isinstance(value, str):
+                parts[key] = value
+            else:
+                problems.append(f"{key}: must be text, got {value!r}")
+        elif key not in TABLES:
+            problems.append(f"{key}: unknown table{did_you_mean(key, [*TABLES, 'name', 'description'])}")
+        elif not isinstance(value, dict):
+            problems.append(f"{key}: must be a table, got {value!r}")
+        else:
+            parts[key] = _validate_table(key, value, problems)
+    if "name" not in parts and not problems:
+        problems.append("name: is missing")
+    if not problems:
+        try:
+            return Preset(**parts)
+        except FieldError as error:
+            problems.append(f"{error.field}: {error}")
+    raise ConfigError(f"{origin}: " + "\n  ".join(problems))
+
+
+def _validate_table(table: str, values: dict[str, Any], problems: list[str]) -> Any:
+    """One table as its settings class; adds to problems and returns None if it is not valid."""
+    from pydantic import TypeAdapter, ValidationError
+
+    values = dict(values)
+    try:
+        cls = table_class(table, values.get("kind"))
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+    names = [f.name for f in dataclasses.fields(cls)]
+    for key in [key for key in values if key not in names]:
+        problems.append(f"{table}.{key}: unknown key{did_you_mean(key, names)}")
+        del values[key]
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        for item in error.errors():
+            cause = item.get("ctx", {}).get("error")
+            path = [str(part) for part in item["loc"] if not str(part).startswith(("tuple[", "int", "function-"))]
+            if isinstance(cause, FieldError):
+                path.append(cause.field)
+            message = str(cause) if cause else f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
+            problems.append(f"{'.'.join([table, *path])}: {message}")
+        return None
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """' (did you mean …?)' for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
