@@ -30,9 +30,7 @@ def show(
 
 
 @app.command()
-def validate(
-    file: Annotated[Path, typer.Argument(help="A preset's .toml file.")], sets: SetOption = None
-) -> None:
+def validate(file: Annotated[Path, typer.Argument(help="A preset's .toml file.")], sets: SetOption = None) -> None:
     """Check a preset's file; exit 2 and every problem if it cannot work."""
     from wdm_cli.config import resolve
 
