@@ -67,7 +67,7 @@ def decode(coeffs: Tensor, wavelet: str = "haar") -> Tensor:
 def _analyse(x: Tensor, dim: int, wavelet: str) -> tuple[Tensor, Tensor]:
     """Low and high half of x along one axis."""
     if wavelet == "haar":
-        even, odd = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
+        even, odd = x.reshape(*x.shape[:dim], -1, 2, *x.shape[dim + 1 :]).unbind(dim + 1)
         return (even + odd) * _SQRT_HALF, (even - odd) * _SQRT_HALF
     low, high = _apply(_matrix(wavelet, x.shape[dim]), x, dim).chunk(2, dim)
     return low, high

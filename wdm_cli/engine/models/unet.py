@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from wdm_cli.engine.models.blocks import (
     COEFF_CHANNELS,
-    GroupNorm32,
     Network,
+    NormAct,
     ResBlock,
     average_pool,
     conv3,
     nearest_upsample,
+    nested,
     time_embed,
     timestep_embedding,
 )
@@ -59,22 +60,23 @@ class UNetNetwork(Network):
                 self.output_blocks.append(layers)
 
         self.out = nn.Sequential(
-            GroupNorm32(settings.groups, width), nn.SiLU(), conv3(width, COEFF_CHANNELS, zero=True)
+            NormAct(settings.groups, width), nn.Identity(), conv3(width, COEFF_CHANNELS, zero=True)
         )
         self.base_channels = base
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         emb = self.time_embed(timestep_embedding(t, self.base_channels))
-        stem, *encoder = self.input_blocks
-        h = stem[0](x_t)  # type: ignore[index]
+        (stem,), *encoder = nested(self.input_blocks)
+        h = stem(x_t)
         skips = [h]
-        for (block,) in encoder:  # type: ignore[misc]
+        for (block,) in encoder:
             h = self.run(block, h, emb)
             skips.append(h)
         for block in self.middle_block:
             h = self.run(block, h, emb)
-        for layers in self.output_blocks:
+        for layers in nested(self.output_blocks):
             h = (h + skips.pop()) / 2
-            for block in layers:  # type: ignore[union-attr]
+            for block in layers:
                 h = self.run(block, h, emb)
-        return self.out(h).float()  # type: ignore[no-any-return]
+        out: Tensor = self.out(h)
+        return out.float()

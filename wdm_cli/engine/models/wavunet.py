@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from wdm_cli.engine.models.blocks import (
     COEFF_CHANNELS,
-    GroupNorm32,
     Network,
+    NormAct,
     ResBlock,
     conv3,
+    nested,
     time_embed,
     timestep_embedding,
 )
@@ -58,12 +56,6 @@ class PyramidConv(nn.Module):
         return self.conv(dwt(pyramid).flatten(1, 2) / LLL_SCALE)  # type: ignore[no-any-return]
 
 
-class EncoderLevel(NamedTuple):
-    blocks: list[nn.Module]
-    down: nn.Module
-    pyramid: nn.Module
-
-
 class WavUNetNetwork(Network):
     """Every level ends in a down block, so the sides are halved once more than in the U-Net.
 
@@ -75,60 +67,56 @@ class WavUNetNetwork(Network):
     def __init__(self, settings: WavUNet) -> None:
         super().__init__()
         base, widths, count = settings.base_channels, settings.widths, settings.res_blocks
-        kwargs = {"groups": settings.groups, "emb_width": 4 * base, "dropout": settings.dropout}
-        block, down, up = (partial(kind, **kwargs) for kind in (ResBlock, WaveletDown, WaveletUp))
-        self.base_channels, self.res_blocks = base, count
+
+        def make(kind: type[ResBlock], channels: int, out_channels: int) -> ResBlock:
+            return kind(channels, out_channels, groups=settings.groups, emb_width=4 * base, dropout=settings.dropout)
+
+        self.base_channels = base
         self.time_embed = time_embed(base)
 
         width, pyramid_width = base, COEFF_CHANNELS
         self.input_blocks = nn.ModuleList([nn.ModuleList([conv3(COEFF_CHANNELS, base)])])
         for level_width in widths:
             for _ in range(count):
-                self.input_blocks.append(nn.ModuleList([block(width, level_width)]))
+                self.input_blocks.append(nn.ModuleList([make(ResBlock, width, level_width)]))
                 width = level_width
-            self.input_blocks.append(nn.ModuleList([down(width, width)]))
+            self.input_blocks.append(nn.ModuleList([make(WaveletDown, width, width)]))
             self.input_blocks.append(nn.ModuleList([PyramidConv(pyramid_width, width)]))
             pyramid_width = width
 
-        self.middle_block = nn.ModuleList([block(width, width), block(width, width)])
+        self.middle_block = nn.ModuleList([make(ResBlock, width, width), make(ResBlock, width, width)])
 
         self.output_blocks = nn.ModuleList()
         for level_width in reversed(widths):
             for _ in range(count):
-                residual = block(width, level_width)
+                residual = make(ResBlock, width, level_width)
                 width = level_width
                 self.output_blocks.append(nn.ModuleList([residual]))
-            self.output_blocks.append(nn.ModuleList([residual, up(width, width)]))
+            self.output_blocks.append(nn.ModuleList([residual, make(WaveletUp, width, width)]))
 
-        self.out_res = nn.ModuleList([nn.ModuleList([block(width, width)]) for _ in range(2)])
-        self.out = nn.Sequential(GroupNorm32(settings.groups, width), nn.SiLU(), conv3(width, COEFF_CHANNELS))
+        self.out_res = nn.ModuleList([nn.ModuleList([make(ResBlock, width, width)]) for _ in range(2)])
+        self.out = nn.Sequential(NormAct(settings.groups, width), nn.Identity(), conv3(width, COEFF_CHANNELS))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         emb = self.time_embed(timestep_embedding(t, self.base_channels))
-        h, pyramid = self.input_blocks[0][0](x_t), x_t  # type: ignore[index]
-        high_bands = []
-        for level in self._encoder_levels():
-            for block in level.blocks:
+        (stem,), *encoder = nested(self.input_blocks)
+        h, pyramid = stem(x_t), x_t
+        high_bands: list[Tensor] = []
+        for (block,) in encoder:
+            if isinstance(block, WaveletDown):
+                h, high = self.run(block, h, emb)
+                high_bands.append(high)
+            elif isinstance(block, PyramidConv):
+                h = pyramid = h + self.run(block, pyramid)
+            else:
                 h = self.run(block, h, emb)
-            h, high = self.run(level.down, h, emb)
-            high_bands.append(high)
-            h = pyramid = h + self.run(level.pyramid, pyramid)
         for block in self.middle_block:
             h = self.run(block, h, emb)
-        for layers in self.output_blocks:
-            for block in layers:  # type: ignore[union-attr]
-                if isinstance(block, WaveletUp):
-                    h = self.run(block, h, emb, high_bands.pop())
-                else:
-                    h = self.run(block, h, emb)
-        for (block,) in self.out_res:  # type: ignore[misc]
+        for layers in nested(self.output_blocks):
+            for block in layers:
+                skip = [high_bands.pop()] if isinstance(block, WaveletUp) else []
+                h = self.run(block, h, emb, *skip)
+        for (block,) in nested(self.out_res):
             h = self.run(block, h, emb)
-        return self.out(h).float()  # type: ignore[no-any-return]
-
-    def _encoder_levels(self) -> list[EncoderLevel]:
-        blocks = [layers[0] for layers in self.input_blocks][1:]  # type: ignore[index]
-        stride = self.res_blocks + 2
-        return [
-            EncoderLevel(blocks[i : i + self.res_blocks], *blocks[i + self.res_blocks : i + stride])
-            for i in range(0, len(blocks), stride)
-        ]
+        out: Tensor = self.out(h)
+        return out.float()
