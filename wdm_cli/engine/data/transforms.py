@@ -1,0 +1,168 @@
+"""From raw voxels to a training volume: intensities to [0, 1], the image-size rule, [0, 1] to [−1, 1]. Pure numpy.
+
+The order is that of the official loaders: intensities over the whole raw volume first, then padding with 0, then
+average pooling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wdm_cli.engine.data.volume import Affine, Array
+
+Sides = tuple[int, int, int]
+Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+LOW_QUANTILE, HIGH_QUANTILE = 0.001, 0.999
+AIR = -1000.0  # HU; what is below is padding or noise
+ANATOMY = 0.1  # above this share of the intensity range a voxel is anatomy, not background
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A volume brought to the wanted shape, and how.
+
+    Attributes:
+        array: [D, H, W], the wanted shape.
+        factor: raw voxels averaged along each axis.
+        padded, cropped: raw voxels added or removed at the low and high end of each axis.
+        lost: the part of `cropped` that reaches into anatomy, in raw voxels.
+    """
+
+    array: Array
+    factor: int
+    padded: Margins
+    cropped: Margins
+    lost: Margins
+
+    def affine(self, raw: Affine) -> Affine:
+        """The affine of `array`: voxel j covers raw voxels f·j … f·j + f − 1 and lies at their centre."""
+        index = np.diag([self.factor] * 3 + [1]).astype(np.float64)
+        for axis in range(3):
+            start = self.cropped[axis][0] - self.padded[axis][0]
+            index[axis, 3] = start + (self.factor - 1) / 2
+        return raw @ index
+
+
+def fit(array: Array, shape: Sides, margin: float = 0.1, fill: float = 0.0) -> Fitted:
+    """The image-size rule: pad or crop to a multiple of `shape`, then average down.
+
+    The factor is the smallest integer f >= 1 for which no axis loses more than `margin` of its raw side to the crop:
+    f·side >= (1 − margin)·raw side. 240×240×155 at 128³ is padded to 256³ (8/8, 8/8, 50/51) and halved.
+
+    Args:
+        array: [D, H, W], any shape; background `fill`, and `fill` + 1 the brightest.
+        shape: the wanted sides.
+        margin: the share of a raw side that may be cropped, in [0, 0.5).
+        fill: value of padding.
+    """
+    factor = max(
+        1, *(math.ceil(raw * (1 - margin) / side - 1e-9) for raw, side in zip(array.shape, shape, strict=True))
+    )
+    excess = [raw - factor * side for raw, side in zip(array.shape, shape, strict=True)]
+    padded, cropped = _halves([-n for n in excess]), _halves(excess)
+    kept = tuple(slice(lo, raw - hi) for (lo, hi), raw in zip(cropped, array.shape, strict=True))
+    canvas = np.pad(array[kept], padded, constant_values=fill) if any(map(any, padded)) else array[kept]
+    return Fitted(pool(canvas, factor), factor, padded, cropped, _lost(array, fill + ANATOMY, cropped))
+
+
+def pool(array: Array, factor: int) -> Array:
+    """Average over blocks of `factor` voxels along each axis; sides must be multiples of it."""
+    if factor == 1:
+        return np.ascontiguousarray(array)
+    for axis in (2, 1, 0):
+        taps = [array[(slice(None),) * axis + (slice(start, None, factor),)] for start in range(factor)]
+        total = taps[0] + taps[1]
+        for tap in taps[2:]:
+            total += tap
+        array = total
+    return array / np.float32(factor**3)
+
+
+def quantiles(array: Array, shares: Sequence[float]) -> list[float]:
+    """Exact quantiles with linear interpolation in float64.
+
+    `np.quantile` computes the rank in the array's own type, and float32 cannot hold a rank of a large volume.
+    """
+    flat = array.ravel()
+    ranks = [share * (flat.size - 1) for share in shares]
+    ends = [(math.floor(rank), math.ceil(rank)) for rank in ranks]
+    ordered = np.partition(flat, sorted({end for pair in ends for end in pair}))
+    found = []
+    for rank, (below, above) in zip(ranks, ends, strict=True):
+        low, high = float(ordered[below]), float(ordered[above])
+        found.append(low + (high - low) * (rank - below))
+    return found
+
+
+def unit_mr(array: Array) -> Array:
+    """BraTS rule of the paper: clip at the 0.1 % and 99.9 % quantiles of the whole volume, min-max to [0, 1].
+
+    Raises:
+        ValueError: nothing but one value is left between the quantiles.
+    """
+    low, high = quantiles(array, (LOW_QUANTILE, HIGH_QUANTILE))
+    return _min_max(array, low, high)
+
+
+def unit_ct(array: Array) -> Array:
+    """LIDC rule of the paper: clip below −1000 HU and above the 99.9 % quantile, min-max to [0, 1].
+
+    Raises:
+        ValueError: nothing but one value is left.
+    """
+    (high,) = quantiles(array, (HIGH_QUANTILE,))
+    return _min_max(array, max(AIR, float(array.min())), high)
+
+
+def unit_window(array: Array, window: tuple[float, float]) -> Array:
+    """Clip to `window` (HU) and map it linearly to [0, 1]; `to_window` is the inverse inside the window.
+
+    Raises:
+        ValueError: every voxel falls on one side of the window.
+    """
+    low, high = window
+    if array.max() <= low or array.min() >= high:
+        raise ValueError(f"every voxel lies outside the window {low:g}…{high:g}")
+    return _min_max(array, low, high)
+
+
+def to_window(array: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.int16]:
+    """A volume in [−1, 1] as int16 HU of `window`: exact for the whole numbers that `unit_window` was given."""
+    low, high = window
+    hu = (array.astype(np.float64) + 1) / 2 * (high - low) + low
+    return np.clip(np.rint(hu), -32768, 32767).astype(np.int16)
+
+
+def _min_max(array: Array, low: float, high: float) -> Array:
+    if not low < high:
+        raise ValueError(f"the intensities between the quantiles are all {low:g}")
+    unit = np.clip(array, np.float32(low), np.float32(high))
+    unit -= np.float32(low)
+    unit /= np.float32(high - low)
+    return np.clip(unit, 0, 1, out=unit)
+
+
+def _halves(counts: Sequence[int]) -> Margins:
+    """Split each positive count into a lower and an upper end: the lower gets n // 2."""
+    a, b, c = ((max(n, 0) // 2, max(n, 0) - max(n, 0) // 2) for n in counts)
+    return a, b, c
+
+
+def _lost(array: Array, level: float, cropped: Margins) -> Margins:
+    """How far each crop reaches into anatomy: from the outermost voxel above `level` to the cut."""
+    found = []
+    for axis, (lo, hi) in enumerate(cropped):
+        first, last = lo, hi
+        if lo or hi:
+            brightest = array.max(axis=tuple(other for other in range(3) if other != axis))
+            inside = np.flatnonzero(brightest > level)
+            if inside.size:
+                first, last = int(inside[0]), brightest.size - 1 - int(inside[-1])
+        found.append((max(0, lo - first), max(0, hi - last)))
+    return found[0], found[1], found[2]
