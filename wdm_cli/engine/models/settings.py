@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wdm_cli.engine.errors import FieldError, require
 
 if TYPE_CHECKING:
+    from wdm_cli.engine.models.blocks import Network
     from wdm_cli.engine.models.unet import UNetNetwork
     from wdm_cli.engine.models.wavunet import WavUNetNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSettings:
+class NetworkSettings(ABC):
     """What both networks share. Level i has base_channels · channel_multipliers[i] channels."""
 
     extra_halvings: ClassVar[int]  # how often the coeffs are halved beyond levels − 1
@@ -50,6 +52,10 @@ class NetworkSettings:
     def size_multiple(self) -> int:
         """Every side of the volume must be a multiple of this: 2 for the wavelet, 2 for each halving."""
         return int(2 ** (len(self.channel_multipliers) + self.extra_halvings))
+
+    @abstractmethod
+    def build(self) -> Network:
+        """The network, freshly initialised."""
 
     def check_size(self, image_size: tuple[int, int, int]) -> None:
         """Raise FieldError unless a volume of this shape passes through the network."""

@@ -1,0 +1,93 @@
+"""Sampling: noise -> sampler -> volumes. Sample i depends on (seed + i) alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wdm_cli.engine.device import Precision, as_denoiser
+from wdm_cli.engine.diffusion import clamp_in_image_space, make_schedule
+from wdm_cli.engine.errors import OutOfMemoryError
+from wdm_cli.engine.models.blocks import COEFF_CHANNELS, Network
+from wdm_cli.engine.preset import Preset
+from wdm_cli.engine.wavelet import decode
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """Progress within a batch: `step` of `steps` are done for these indices."""
+
+    indices: tuple[int, ...]
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A finished volume [D, H, W], float32 in [−1, 1]; seconds is its share of the batch's time."""
+
+    index: int
+    seed: int
+    volume: np.ndarray
+    seconds: float
+
+
+@torch.inference_mode()
+def generate(
+    network: Network,
+    preset: Preset,
+    indices: Sequence[int],
+    *,
+    seed: int = 0,
+    batch_size: int = 1,
+    precision: Precision = "float32",
+) -> Iterator[Denoised | Sample]:
+    """Make the samples of these indices with `preset.sample`, on the network's device.
+
+    Each sample draws from a generator of its own, seeded with seed + index: first x_T [8, d, h, w], then
+    one noise a step. On the CPU, in float32 and one at a time, that is the official code's stream.
+    """
+    device = next(network.parameters()).device
+    diffusion, shape = preset.diffusion, [side // 2 for side in preset.data.shape]
+    schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.beta_start, diffusion.beta_end)
+    for start in range(0, len(indices), batch_size):
+        batch = tuple(indices[start : start + batch_size])
+        began = time.perf_counter()
+        draw = _Draw([seed + index for index in batch], device)
+        noise = draw(torch.empty(len(batch), COEFF_CHANNELS, *shape, device=device))
+        steps = preset.sample.run(
+            as_denoiser(network, precision),
+            noise,
+            schedule,
+            lambda coeffs: clamp_in_image_space(coeffs, diffusion.wavelet),
+            draw,
+        )
+        coeffs = noise
+        try:
+            for done, coeffs in enumerate(steps, 1):
+                yield Denoised(batch, done, preset.sample.steps)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"out of device memory with {batch_size} volumes a batch",
+                hint="--batch-size 1, --precision bf16, or --device cpu",
+            ) from error
+        volumes = decode(coeffs, diffusion.wavelet).clamp(-1, 1)[:, 0].cpu().numpy()
+        seconds = (time.perf_counter() - began) / len(batch)
+        for index, volume in zip(batch, volumes, strict=True):
+            yield Sample(index, seed + index, volume, seconds)
+
+
+class _Draw:
+    """Standard normal tensors, row i from the i-th sample's own generator."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        rows = [torch.randn(like.shape[1:], generator=g, device=like.device) for g in self.generators]
+        return torch.stack(rows)

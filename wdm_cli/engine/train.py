@@ -1,0 +1,227 @@
+"""The training loop (Friedrich et al. 2024): x0-prediction in wavelet space, AdamW, EMA.
+
+Everything random is a function of (seed, step, position in the batch): a run that was cut and resumed is
+the same run, and a batch in four parts is the same batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wdm_cli.engine.checkpoint import Checkpoint, load_weights
+from wdm_cli.engine.device import as_denoiser
+from wdm_cli.engine.diffusion import loss, make_schedule
+from wdm_cli.engine.errors import CheckpointError, NonFiniteError, OutOfMemoryError
+from wdm_cli.engine.preset import Preset
+
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+class Volumes(Protocol):
+    """What training reads: float32 volumes [D, H, W] in [−1, 1], by index."""
+
+    names: Sequence[str]
+    affine: np.ndarray
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One optimizer step. `bands` are the eight sub-band losses, `loss` their mean.
+
+    skipped: the step met non-finite values and changed nothing; `cases` names its volumes.
+    """
+
+    step: int
+    loss: float
+    bands: tuple[float, ...]
+    grad_norm: float
+    lr: float
+    seconds: float
+    skipped: bool
+    cases: tuple[str, ...]
+
+
+class Trainer:
+    """Model, EMA and optimizer on a device; `run` yields a record a step."""
+
+    def __init__(self, preset: Preset, volumes: Volumes, device: torch.device) -> None:
+        settings = preset.train
+        self.preset, self.volumes, self.device = preset, volumes, device
+        torch.manual_seed(settings.seed)  # initial weights
+        self.network = preset.model.build().to(device)
+        self.network.checkpointing = settings.checkpointing
+        self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        diffusion = preset.diffusion
+        self.schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.beta_start, diffusion.beta_end)
+        self.denoise = as_denoiser(self.network, settings.precision)
+        self.step = 0
+        self.skipped_in_a_row = 0
+
+    def run(self, should_stop: Callable[[], object] = lambda: False) -> Iterator[TrainStep]:
+        """Train to `train.steps`; between steps `should_stop()` may end it early.
+
+        Raises:
+            NonFiniteError: ten steps in a row met non-finite values; the weights are finite.
+            OutOfMemoryError: the device is too small, with settings to change.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="wdm-load") as loader:
+            following = loader.submit(self._load, self.step)
+            while self.step < self.preset.train.steps and not should_stop():
+                batch, cases = following.result()
+                following = loader.submit(self._load, self.step + 1)
+                yield self._take_step(batch, cases)
+
+    def _take_step(self, batch: Tensor, cases: tuple[str, ...]) -> TrainStep:
+        started, settings = time.perf_counter(), self.preset.train
+        self.network.train()
+        lr = settings.lr * min(1.0, (self.step + 1) / max(1, settings.warmup))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        try:
+            bands = self._accumulate(batch.to(self.device, non_blocking=True))
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self.preset) from error
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        limit = settings.clip_norm or math.inf
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
+        values = bands.tolist()
+        finite = math.isfinite(sum(values)) and math.isfinite(grad_norm)
+        if finite:
+            self.optimizer.step()
+            self._update_ema()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._count_skips(finite, lr, cases)
+        seconds = time.perf_counter() - started
+        return TrainStep(self.step, sum(values) / 8, tuple(values), grad_norm, lr, seconds, not finite, cases)
+
+    def _accumulate(self, batch: Tensor) -> Tensor:
+        """Gradients of the whole batch, in `accumulate` parts; the mean loss of each band [8]."""
+        settings, total = self.preset.train, torch.zeros(8, device=self.device)
+        size = len(batch) // settings.accumulate
+        for part in range(settings.accumulate):
+            rows = range(part * size, (part + 1) * size)
+            t, noise = self._draw(rows, batch.shape[2:])
+            volume = batch[rows.start : rows.stop]
+            bands = loss(self.denoise, volume, noise, t, self.schedule, self.preset.diffusion.wavelet)
+            (bands.mean() / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            total += bands.detach() / settings.accumulate
+        return total
+
+    def _draw(self, rows: range, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Timesteps [B] and image-space noise [B, 1, D, H, W], one generator a position in the batch."""
+        seed, generator = self.preset.train.seed, torch.Generator(self.device)
+        times, noises = [], []
+        for row in rows:
+            generator.manual_seed(derived_seed(seed, self.step, row))
+            times.append(torch.randint(len(self.schedule), (1,), generator=generator, device=self.device))
+            noises.append(torch.randn(1, 1, *shape, generator=generator, device=self.device))
+        if self.preset.model.dropout > 0:
+            torch.manual_seed(derived_seed(seed, self.step, rows.start, 1))
+        return torch.cat(times), torch.cat(noises)
+
+    def _load(self, step: int) -> tuple[Tensor, tuple[str, ...]]:
+        """The batch of a step [B, 1, D, H, W] and its cases: every epoch in an order of its own."""
+        size, count = self.preset.train.batch_size, len(self.volumes)
+        indices = []
+        for position in range(step * size, (step + 1) * size):
+            order = np.random.default_rng([self.preset.train.seed, position // count]).permutation(count)
+            indices.append(int(order[position % count]))
+        batch = torch.from_numpy(np.stack([self.volumes[i] for i in indices])[:, None])
+        return batch.pin_memory() if self.device.type == "cuda" else batch, tuple(
+            self.volumes.names[i] for i in indices
+        )
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        """Averaged weights; early on the decay is smaller, so that the start is soon forgotten."""
+        decay = min(self.preset.train.ema, (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), 1 - decay)
+
+    def _count_skips(self, finite: bool, lr: float, cases: tuple[str, ...]) -> None:
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise NonFiniteError(
+                f"training stopped at step {self.step}: {MAX_SKIPPED_IN_A_ROW} steps in a row met non-finite values "
+                f"(lr {lr:g}; last batch: {', '.join(cases)})",
+                why="the weights are finite and the last checkpoint is intact",
+                hint="lower train.lr, set train.clip_norm=1 or train.precision=float32, and check the cases with wdm verify",
+            )
+
+    def state(self) -> Checkpoint:
+        """Everything that the rest of the run depends on."""
+        from pathlib import Path
+
+        return Checkpoint(
+            Path(),
+            dict(self.network.state_dict()),
+            self.preset,
+            self.step,
+            dict(self.ema.state_dict()),
+            np.asarray(self.volumes.affine, float).tolist(),
+            {
+                "optimizer": self.optimizer.state_dict(),
+                "data": fingerprint(self.volumes),
+                "skipped": self.skipped_in_a_row,
+            },
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a training checkpoint of the same preset and data.
+
+        Raises:
+            CheckpointError: it holds weights only, or was trained on other cases.
+        """
+        training = checkpoint.training
+        if not training or checkpoint.ema is None or checkpoint.step is None:
+            raise CheckpointError(f"{checkpoint.path}: holds weights only, training cannot continue from it")
+        if training["data"] != fingerprint(self.volumes):
+            raise CheckpointError(
+                f"{checkpoint.path}: was trained on other cases ({training['data']['cases']}, now {len(self.volumes)})",
+                why="the order of the volumes would change in the middle of the run",
+                hint="restore the data folder, or start a new run with another --out",
+            )
+        load_weights(self.network, checkpoint.weights, str(checkpoint.path))
+        load_weights(self.ema, checkpoint.ema, str(checkpoint.path))
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.step, self.skipped_in_a_row = checkpoint.step, training["skipped"]
+
+
+def fingerprint(volumes: Volumes) -> dict[str, Any]:
+    """What a run's data are: how many cases, and a hash over their names in order."""
+    names = "\n".join(volumes.names)
+    return {"cases": len(volumes), "names_sha256": hashlib.sha256(names.encode()).hexdigest()}
+
+
+def derived_seed(*parts: int) -> int:
+    """A 63-bit seed that depends on every part; near inputs give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def out_of_memory(preset: Preset) -> OutOfMemoryError:
+    """The error of a device that is too small, with three settings that help."""
+    train = preset.train
+    size = "×".join(map(str, preset.data.shape))
+    parts = train.batch_size if train.accumulate == 1 else train.batch_size // train.accumulate
+    return OutOfMemoryError(
+        f"out of device memory: {preset.name} at {size}, {parts} volumes at a time, {train.precision}",
+        hint=f"--set train.accumulate={train.batch_size} (the same batch in smaller parts), "
+        "--set train.checkpointing=true, or --set train.precision=bf16",
+    )
