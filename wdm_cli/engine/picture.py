@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +21,7 @@ TEXT, SMALL = 15, 11  # sizes of type in pixels
 GAP, MARGIN, GUTTER = 4, 18, 26  # between planes, around the picture, between groups
 HEADING = 2 * TEXT + 10  # a group's title and the names of its volumes
 MOST_COLUMNS = 8
+NOT_IN_FONT = str.maketrans({"³": "^3", "²": "^2", "−": "-"})
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -104,7 +106,7 @@ def _group(group: Group, window: tuple[float, float], tile: int) -> Image.Image:
     for index, (volume, name) in enumerate(zip(group.volumes, names, strict=True)):
         left = label + index % columns * (tile + GAP)
         top = HEADING - TEXT + index // columns * block_height
-        draw.text((left, top), _fitted(name, tile, SMALL), fill=FAINT, font=_font(SMALL))
+        draw.text((left, top), _fitted(name, tile - GAP, SMALL), fill=FAINT, font=_font(SMALL))
         for row, plane in enumerate(_tiles(volume, window, tile)):
             spot = (left, top + TEXT + row * (tile + GAP))
             image.paste(plane, spot)
@@ -127,8 +129,9 @@ def _tiles(volume: Volume, window: tuple[float, float], tile: int) -> list[Image
         square.paste(shown, ((tile - size[0]) // 2, (tile - size[1]) // 2))
         left, right = ("A", "P") if name == "sagittal" else ("R", "L")
         draw = ImageDraw.Draw(square)
-        draw.text((3, tile // 2), left, fill=FAINT, font=_font(SMALL), anchor="lm")
-        draw.text((tile - 3, tile // 2), right, fill=FAINT, font=_font(SMALL), anchor="rm")
+        look: dict[str, Any] = {"fill": FAINT, "font": _font(SMALL), "stroke_width": 2, "stroke_fill": (0, 0, 0)}
+        draw.text((3, tile // 2), left, anchor="lm", **look)
+        draw.text((tile - 3, tile // 2), right, anchor="rm", **look)
         tiles.append(square)
     return tiles
 
@@ -145,8 +148,8 @@ def _font(size: int) -> Font:
 
 def _fitted(text: str, width: int, size: int) -> str:
     """Text shortened in its middle, where names differ least, until it fits."""
+    short = text = text.translate(NOT_IN_FONT)
     font, kept = _font(size), len(text)
-    short = text
     while kept > 3 and font.getlength(short) > width:
         kept -= 1
         short = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
@@ -156,7 +159,7 @@ def _fitted(text: str, width: int, size: int) -> str:
 def _wrapped(text: str, width: int) -> list[str]:
     """Text in lines that fit."""
     lines = [""]
-    for word in text.split(" "):
+    for word in text.translate(NOT_IN_FONT).split(" "):
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and _font(SMALL + 1).getlength(longer) > width:
             lines.append(word)
