@@ -1,17 +1,45 @@
-"""The BraTS layout."""
+"""The BraTS layout: one folder a case, one file a contrast, named CASE-CONTRAST."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from wdm_cli.engine.data.dataset import Dataset
+from wdm_cli.engine.data.inventory import Inventory, stem
+
+CONTRASTS = {"t1": "t1n", "t1ce": "t1c", "t1gd": "t1c", "t2": "t2w", "flair": "t2f"}
+"""Names of the older challenges -> names since 2023."""
+NAME = re.compile(r"(?P<case>.+)[-_](?P<kind>t1n|t1c|t2w|t2f|t1|t1ce|t1gd|t2|flair|seg)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Brats(Dataset):
-    """BraTS."""
+    """Skull-stripped brain MR of one contrast (240×240×155 at 1 mm)."""
 
     kind: Literal["brats"] = "brats"
     dir: str = "data/BRATS"
     contrast: Literal["t1n", "t1c", "t2w", "t2f"] = "t1n"
+
+    layout: ClassVar[str] = "CASE/CASE-t1n.nii.gz (or -t1c, -t2w, -t2f; at any depth)"
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return NAME.fullmatch(stem(path)) is not None
+
+    def case(self, path: Path) -> tuple[str, str]:
+        match = NAME.fullmatch(stem(path))
+        if match is None:
+            return "", "not named as in BraTS"
+        contrast = CONTRASTS.get(match["kind"].lower(), match["kind"].lower())
+        if contrast == "seg":
+            return "", "segmentation"
+        return (match["case"], "") if contrast == self.contrast else ("", f"other contrast ({contrast})")
+
+    def advice(self, inventory: Inventory) -> str:
+        for reason in inventory.reasons():
+            if reason.startswith("other contrast"):
+                return f"take another contrast: --set data.contrast={reason[-4:-1]}"
+        return super().advice(inventory)

@@ -1,11 +1,47 @@
-"""What every data set shares: the settings of the image-size rule and of intensities. No torch."""
+"""What every data set shares: finding cases, the image-size rule, intensities.
+
+No torch, and numpy only when a file is read: configuration imports this.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from wdm_cli.engine.errors import require
+from wdm_cli.engine.data.inventory import NOT_NIFTI, Inventory, named, walk
+from wdm_cli.engine.errors import DataError, require
+
+if TYPE_CHECKING:
+    from wdm_cli.engine.data.volume import Array, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A training volume and what was done to make it.
+
+    Attributes:
+        volume: array [D, H, W] float32 in [−1, 1], with its true affine.
+        raw: the file's sides in voxels; raw_spacing: their distance in mm.
+        orientation: where the file's axes point, e.g. RAS.
+        factor: raw voxels averaged along each axis.
+        lost: anatomy cropped away at the low and high end of each axis, in mm.
+    """
+
+    volume: Volume
+    raw: tuple[int, int, int]
+    raw_spacing: tuple[float, float, float]
+    orientation: str
+    factor: int
+    lost: tuple[tuple[float, float], ...]
+
+    @property
+    def warning(self) -> str:
+        """One sentence if anatomy was cropped away, else nothing."""
+        if not any(map(any, self.lost)):
+            return ""
+        ends = ", ".join(f"{low:.0f}/{high:.0f}" for low, high in self.lost)
+        return f"anatomy cropped by {ends} mm (low/high end of axes i, j, k); a smaller data.crop_margin keeps it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +61,8 @@ class Dataset:
     crop_margin: float = 0.1
     cache: Literal["float32", "int16"] = "float32"
 
+    layout: ClassVar[str] = ""
+
     def __post_init__(self) -> None:
         require(min(self.shape) >= 2, "image_size", "every side must be at least 2")
         require(self.window[0] < self.window[1], "window", "must rise, e.g. [-1000, 1000]")
@@ -35,3 +73,102 @@ class Dataset:
         """Sides of the training volume."""
         size = self.image_size
         return (size, size, size) if isinstance(size, int) else size
+
+    @property
+    def is_ct(self) -> bool:
+        """Whether raw intensities are HU."""
+        return False
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether a NIfTI file is named as in this layout."""
+        raise NotImplementedError
+
+    def case(self, path: Path) -> tuple[str, str]:
+        """(name, "") if a NIfTI file is a case of this data set, else ("", the reason why not)."""
+        raise NotImplementedError
+
+    def find(self, root: Path) -> Inventory:
+        """All cases below a folder, at any depth.
+
+        Raises:
+            DataError: no such folder, or no case in it; says what was expected and what is there.
+        """
+        try:
+            files, ignored = walk(root)
+        except DataError as error:
+            hint = "check the path; `wdm verify DIR` lists what a folder holds"
+            raise DataError(error.what, why=f"expected a folder with {self.layout}", hint=hint) from None
+        found = []
+        for path in files:
+            name, reason = self.case(path)
+            if reason:
+                ignored.append((path, reason))
+            else:
+                found.append((name, path))
+        inventory = Inventory(root, named(found, root), tuple(sorted(ignored)))
+        if not found:
+            there = ", ".join(f"{count} {reason}" for reason, count in inventory.reasons().items())
+            raise DataError(
+                f"{root}: no volume found; there is {f'only: {there}' if there else 'nothing in it'}",
+                why=f"expected {self.layout}",
+                hint=self.advice(inventory),
+            )
+        return inventory
+
+    def advice(self, inventory: Inventory) -> str:
+        """What to type when a folder holds no case."""
+        reasons = inventory.reasons()
+        if f"{NOT_NIFTI} (.dcm)" in reasons and all(reason.startswith(NOT_NIFTI) for reason in reasons):
+            return "convert the DICOM files first: wdm preprocess lidc --dicom-dir DIR"
+        return "`wdm verify DIR` lists what is there; --dataset nifti takes NIfTI files of any name"
+
+    def load(self, path: Path) -> Volume:
+        """The training volume of a file: [D, H, W] float32 in [−1, 1] of `shape`, with its true affine.
+
+        Raises:
+            DataError: the file cannot be used (see `read_nifti`), or its intensities do not fit the scheme.
+        """
+        return self.prepare(path).volume
+
+    def prepare(self, path: Path) -> Prepared:
+        """`load`, and what was done to make the volume."""
+        import nibabel as nib
+
+        from wdm_cli.engine.data.transforms import fit
+        from wdm_cli.engine.data.volume import Volume, read_nifti
+
+        raw = read_nifti(path)
+        try:
+            unit = self.unit(raw.array)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}", hint=self.intensity_advice()) from error
+        fitted = fit(unit, self.shape, self.crop_margin)
+        array = fitted.array * 2 - 1
+        lost = tuple((low * mm, high * mm) for (low, high), mm in zip(fitted.lost, raw.spacing, strict=True))
+        orientation = "".join(nib.aff2axcodes(raw.affine))
+        volume = Volume(array, fitted.affine(raw.affine))
+        return Prepared(volume, raw.shape, raw.spacing, orientation, fitted.factor, lost)
+
+    def unit(self, array: Array) -> Array:
+        """Raw intensities to [0, 1] by the chosen scheme; ValueError if they do not fit it."""
+        from wdm_cli.engine.data import transforms
+
+        if self.intensity == "paper":
+            return transforms.unit_ct(array) if self.is_ct else transforms.unit_mr(array)
+        if self.is_ct and transforms.in_unit_range(array):
+            raise ValueError("values lie in [0, 1]: no HU are left in this file for data.intensity=fixed-window")
+        return transforms.unit_window(array, self.window)
+
+    def intensity_advice(self) -> str:
+        """What to type when intensities do not fit the scheme."""
+        if self.intensity == "fixed-window":
+            return "use a file in HU, another data.window, or --set data.intensity=paper"
+        return "--dataset nifti --set data.modality=mr takes intensities of any range" if self.is_ct else ""
+
+    def voxel_settings(self) -> dict[str, Any]:
+        """Every setting that changes the voxels of a given file, as plain values."""
+        settings = asdict(self) | {"image_size": list(self.shape), "window": list(self.window)}
+        for key in ("dir", "contrast", *(() if self.intensity == "fixed-window" else ("window",))):
+            settings.pop(key, None)
+        return settings
