@@ -39,7 +39,7 @@ def atomic_publish(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     folder = path.parent / PARTIAL
     temporary = folder / f"{os.getpid()}-{os.urandom(4).hex()}-{path.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _reserve(temporary)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -57,6 +57,16 @@ def atomic_publish(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             temporary.unlink()
         with contextlib.suppress(OSError):
             folder.rmdir()  # only when no other writer is at work in it
+
+
+def _reserve(temporary: Path) -> None:
+    """Create the temporary file at once: another writer removes the folder the moment it is empty."""
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            return
+    raise FileNotFoundError(errno.ENOENT, "its temporary folder keeps vanishing", str(temporary))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -21,7 +21,7 @@ def run(
     """Yield (index of the job, its result or DataError) as jobs finish.
 
     Args:
-        function: at the top level of a module, because workers are fresh processes (spawn: safe beside threads and CUDA).
+        function: at the top level of a module, because workers are fresh processes (spawn is safe beside threads).
         workers: processes; 1 or less works in this one.
 
     Raises:
