@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wdm_cli import __version__
-from wdm_cli.cli import config, console, presets
+from wdm_cli.cli import about, config, console, evaluate, presets, sample, train, weights
 
 app = typer.Typer(
     name="wdm",
@@ -16,8 +16,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(train.train)
+app.command()(sample.sample)
 app.add_typer(presets.app, name="presets")
 app.add_typer(config.app, name="config")
+app.add_typer(evaluate.app, name="eval")
+app.add_typer(weights.app, name="weights")
+app.command()(about.doctor)
+app.command()(about.cite)
+app.command("fid", hidden=True)(evaluate.fid)
+app.command("msssim", hidden=True)(evaluate.msssim)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,142 @@
+"""`wdm eval`, run for real on small folders."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from wdm_cli.cli import console
+from wdm_cli.cli.main import app
+
+
+def invoke(*args, env=None):
+    """Exit code, stdout and stderr of a command, with errors shown as the `wdm` script shows them."""
+
+    def command():
+        app(args=[str(arg) for arg in args], standalone_mode=False)
+
+    import contextlib
+    import io
+
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            console.run(command)
+        except SystemExit as stop:
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WDM_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def make_folder(path, n=2, size=16, seed=0):
+    path.mkdir()
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        array = rng.uniform(size=(size,) * 3).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), path / f"sample_{i:06d}.nii.gz")
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return make_folder(tmp_path / "real", seed=1), make_folder(tmp_path / "fake", seed=2)
+
+
+@pytest.mark.parametrize("spelling", [("eval", "fid"), ("fid",)])
+def test_fid_table_says_n_protocol_direction_and_that_random_weights_compare_with_nothing(folders, spelling):
+    real, fake = folders
+    code, out, err = invoke(*spelling, "--real", real, "--fake", fake, "--weights", "random", "--device", "cpu")
+    assert code == 0, err
+    rows = dict(line.split("\t")[:2] for line in out.splitlines())
+    assert float(rows["fid"]) > 0
+    assert rows["real"].startswith("n = 2, files sha256 ")
+    assert "random ResNet-50" in rows["extractor"]
+    assert "lower = closer" in out
+    assert "[not comparable]" in out
+    assert "warning: not comparable" in err
+
+
+def test_json_is_the_whole_answer_and_the_same_as_the_file(folders, tmp_path):
+    real, fake = folders
+    args = ("eval", "fid", "--real", real, "--fake", fake, "--weights", "random", "--device", "cpu", "--json")
+    code, out, _ = invoke(*args, "--out", tmp_path / "eval.json")
+    assert code == 0
+    report = json.loads(out)
+    assert report == json.loads((tmp_path / "eval.json").read_text())
+    assert report["comparable"] is False
+    assert [score["name"] for score in report["scores"]] == ["fid", "fid_x1000"]
+
+
+@pytest.mark.parametrize("spelling", [("eval", "msssim"), ("msssim",)])
+def test_msssim(folders, spelling):
+    real, fake = folders
+    code, out, err = invoke(*spelling, "--fake", fake, "--real", real, "--scales", 2)
+    assert code == 0, err
+    rows = dict(line.split("\t")[:2] for line in out.splitlines())
+    assert rows["msssim_pairs"] == "1"
+    assert "msssim_real" in rows
+    assert "noise lowers it too" in out
+    assert "not comparable" in err
+
+
+def test_small_volumes_are_refused_with_the_rule_and_the_way_out(folders):
+    code, out, err = invoke("eval", "msssim", "--fake", folders[1])
+    assert (code, out) == (3, "")
+    assert "at least 112 voxels a side" in err
+    assert "--scales 2" in err
+
+
+def test_unusable_folders_exit_3_naming_the_file(folders, tmp_path):
+    real, fake = folders
+    tail = ("--weights", "random", "--device", "cpu")
+    code, _, err = invoke("eval", "fid", "--real", real, "--fake", make_folder(tmp_path / "one", 1), *tail)
+    assert (code, "sample_000000.nii.gz" in err) == (3, True)
+    code, _, err = invoke("eval", "fid", "--real", real, "--fake", real, *tail)
+    assert (code, str(real) in err) == (3, True)
+    make_folder(tmp_path / "other", size=8)
+    (tmp_path / "other" / "sample_000001.nii.gz").rename(fake / "sample_000002.nii.gz")
+    code, _, err = invoke("eval", "fid", "--real", real, "--fake", fake, *tail)
+    assert (code, "sample_000002.nii.gz: 8×8×8" in err) == (3, True)
+
+
+def test_missing_weights_exit_5_saying_where_to_get_them(folders):
+    real, fake = folders
+    code, _, err = invoke("eval", "fid", "--real", real, "--fake", fake, "--weights", "none.pth")
+    assert code == 5
+    assert "MedicalNet-Resnet50" in err
+
+
+def test_options_without_effect_are_refused(folders):
+    code, _, err = invoke("eval", "msssim", "--fake", folders[1], "--preset", "tiny")
+    assert (code, "--real" in err) == (2, True)
+    code, _, err = invoke("eval", "msssim", "--fake", folders[1], "--set", "data.image_size=16")
+    assert (code, "--preset" in err) == (2, True)
+
+
+def test_a_raw_data_set_is_prepared_as_the_preset_says(folders, tmp_path):
+    rng = np.random.default_rng(0)
+    for case in ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000"):
+        path = tmp_path / "raw" / case / f"{case}-t1n.nii.gz"
+        path.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(rng.integers(0, 900, (30, 30, 20)).astype(np.int16), np.eye(4)), path)
+    args = ("eval", "fid", "--real", tmp_path / "raw", "--fake", folders[1], "--weights", "random", "--device", "cpu")
+    code, _, err = invoke(*args)
+    assert (code, "30×30×20" in err, "--preset" in err) == (3, True, True)
+    preset = tmp_path / "small.toml"
+    preset.write_text("[data]\nimage_size = 16\n[model]\nbase_channels = 32\nchannel_multipliers = [1, 2]\n")
+    code, out, err = invoke(*args, "--preset", preset)
+    assert code == 0, err
+    assert "n = 2" in out
+
+
+def test_every_option_is_explained():
+    for command in ("fid", "msssim"):
+        result = CliRunner().invoke(app, ["eval", command, "--help"])
+        assert result.exit_code == 0

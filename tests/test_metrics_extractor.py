@@ -1,0 +1,144 @@
+"""MedicalNet ResNets: golden features, the file format, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from golden.recipe import golden_state_dict, smooth_volume
+
+from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
+from wdm_cli.engine.metrics.extractor import infer_depth, load_extractor, read_medicalnet
+from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet
+
+HERE = Path(__file__).parent / "golden"
+SHAPES = json.loads((HERE / "official_keys.json").read_text())["medicalnet_resnet50"]
+
+
+def save(path, state):
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A file of depth 10."""
+    torch.manual_seed(0)
+    return save(tmp_path_factory.mktemp("weights") / "resnet_10.pth", ResNet(10).state_dict())
+
+
+def test_golden_features(tmp_path):
+    path = tmp_path / "resnet_50_23dataset.pth"
+    torch.save({"state_dict": golden_state_dict(SHAPES)}, path)
+    features = load_extractor(path, device="cpu")(smooth_volume(128, 100)).flatten().double()
+    golden = json.loads((HERE / "golden.json").read_text())["fid/features128/volume0"]
+    assert features.numel() == golden["numel"]
+    torch.testing.assert_close(
+        features[golden["index"]], torch.tensor(golden["value"], dtype=torch.float64), rtol=1e-3, atol=1e-7
+    )
+    assert features.mean().item() == pytest.approx(golden["mean"], rel=1e-3)
+    assert features.std().item() == pytest.approx(golden["std"], rel=1e-3)
+
+
+def test_names_and_shapes_are_those_of_the_released_file():
+    with torch.device("meta"):
+        state = ResNet(50).state_dict()
+    assert {f"module.{name}": list(value.shape) for name, value in state.items()} == SHAPES
+
+
+@pytest.mark.parametrize(("depth", "kind", "width"), [(10, "B", 512), (18, "A", 512)])
+def test_siblings_are_told_apart_by_their_names(tmp_path, depth, kind, width):
+    torch.manual_seed(depth)
+    network = ResNet(depth, kind).eval()
+    loaded = read_medicalnet(save(tmp_path / "weights.pth", network.state_dict())).eval()
+    volume = torch.rand(1, 1, 16, 16, 16)
+    features = loaded(volume)
+    assert features.shape == (1, width)
+    assert torch.equal(features, network(volume))
+
+
+def test_every_depth_is_known_by_its_blocks():
+    for depth in BLOCKS:
+        with torch.device("meta"):
+            assert infer_depth(ResNet(depth).state_dict()) == depth
+
+
+def test_random_weights_are_seeded_and_labelled():
+    volume = torch.rand(1, 1, 16, 16, 16)
+    first, again, other = (load_extractor("random", device="cpu", seed=seed) for seed in (0, 0, 1))
+    assert not first.comparable
+    assert torch.equal(first(volume), again(volume))
+    assert first.sha256 == again.sha256 != other.sha256
+    assert not torch.equal(first(volume), other(volume))
+
+
+def test_making_random_weights_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    load_extractor("random", device="cpu", seed=3)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "nan"])
+def test_a_file_is_never_loaded_in_part(small, tmp_path, damage):
+    state = torch.load(small, weights_only=True)["state_dict"]
+    if damage == "missing":
+        for name in list(state)[:7]:
+            del state[name]
+    elif damage == "unexpected":
+        state |= {f"module.extra{i}": torch.zeros(1) for i in range(9)}
+    elif damage == "shape":
+        state["module.conv1.weight"] = torch.zeros(64, 3, 7, 7, 7)
+    else:
+        state["module.bn1.bias"][0] = float("nan")
+    path = tmp_path / "bad.pth"
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(CheckpointError, match="does not fit MedicalNet ResNet-10") as error:
+        load_extractor(path, device="cpu")
+    expected = {
+        "missing": "7 missing: conv1.weight, bn1.weight, bn1.bias, bn1.running_mean, bn1.running_var",
+        "unexpected": "9 unexpected: extra0, extra1, extra2, extra3, extra4",
+        "shape": "1 of another shape: conv1.weight",
+        "nan": "1 not finite: bn1.bias",
+    }
+    assert error.value.why == expected[damage]
+
+
+class Payload:
+    """Runs code when unpickled by a careless reader."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("canary"),))
+
+
+def test_nothing_in_a_file_can_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Payload()}, "evil.pth")
+    with pytest.raises(CheckpointError, match="not a readable weights file"):
+        load_extractor("evil.pth", device="cpu")
+    assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_files_that_are_no_weights(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a readable weights file"):
+        load_extractor(path, device="cpu")
+
+
+def test_bare_tensors_are_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(ResNet(10).state_dict(), path)
+    with pytest.raises(CheckpointError, match="has no 'state_dict'"):
+        load_extractor(path, device="cpu")
+
+
+def test_missing_file_device_and_precision():
+    with pytest.raises(ResourceError, match="no extractor weights"):
+        load_extractor("nowhere.pth", device="cpu")
+    with pytest.raises(ConfigError, match="is no device"):
+        load_extractor("random", device="abacus")
+    with pytest.raises(ConfigError, match="unknown precision"):
+        load_extractor("random", device="cpu", precision="int4")

@@ -1,0 +1,151 @@
+"""Feature extractors: MedicalNet ResNets from their released files, and seeded random ones."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
+from wdm_cli.engine.files import sha256_file
+from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet, random_resnet
+
+PREFIX = "module."  # the released files were saved from a DataParallel wrapper
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that turns volumes [B, 1, D, H, W] in [0, 1] into features [B, F] float32.
+
+    name: what it is; sha256: of the weights file (or of what determines random weights).
+    comparable: False if scores made with it compare with nothing published.
+    """
+
+    name: str
+    sha256: str
+    network: Callable[[Tensor], Tensor]
+    device: torch.device
+    comparable: bool = True
+    precision: str = "float32"
+
+    @torch.inference_mode()
+    def __call__(self, volumes: Tensor) -> Tensor:
+        volumes = volumes.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.network(volumes).float().cpu()
+
+    def describe(self) -> dict[str, object]:
+        """What of it belongs into a protocol stamp."""
+        return {"name": self.name, "sha256": self.sha256, "precision": self.precision}
+
+
+def load_extractor(
+    weights: str | Path, *, device: str = "auto", seed: int = 0, precision: str = "float32"
+) -> Extractor:
+    """An extractor from a MedicalNet file, or `random`.
+
+    Args:
+        weights: path of a file {'state_dict': {'module.…': tensor}} of depth 10, 18, 34 or 50, or "random".
+        device: auto, cpu, cuda, cuda:1 …
+        seed: of the random weights.
+        precision: float32, or bf16 for autocast (faster, slightly other features; part of the protocol).
+
+    Raises:
+        ResourceError: no such file or device. ConfigError: no such precision.
+        CheckpointError: not a MedicalNet file; nothing is ever loaded in part.
+    """
+    if precision not in ("float32", "bf16"):
+        raise ConfigError(f"unknown precision {precision!r}", hint="choose float32 or bf16")
+    target = resolve_device(device)
+    if str(weights) == "random":
+        network = random_resnet(seed)
+        name = f"random ResNet-50, seed {seed}"
+        sha256 = hashlib.sha256(f"{name} kaiming torch {torch.__version__}".encode()).hexdigest()
+    else:
+        path = Path(weights)
+        network = read_medicalnet(path)
+        name, sha256 = f"MedicalNet {path.name}", sha256_file(path)
+    network = network.eval().requires_grad_(False).to(target)
+    network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return Extractor(name, sha256, network, target, comparable=str(weights) != "random", precision=precision)
+
+
+def resolve_device(device: str) -> torch.device:
+    """A torch device by name; auto takes a GPU if there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {device!r} is no device", hint="use auto, cpu, cuda or cuda:1") from error
+    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
+        raise ResourceError(f"--device {device}: there is no such GPU here", hint="use --device auto or cpu")
+    return found
+
+
+def read_medicalnet(path: Path) -> ResNet:
+    """The network of a released MedicalNet file; depth and shortcut are read off its names."""
+    state = read_state(path)
+    depth, kind = infer_depth(state), "B" if any(".downsample." in name for name in state) else "A"
+    with torch.device("meta"):
+        network = ResNet(depth, kind)
+    check_names(path, depth, expected=network.state_dict(), found=state)
+    network.load_state_dict(state, assign=True)
+    return network.float()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a weights file, without the 'module.' prefix."""
+    if not path.is_file():
+        raise ResourceError(
+            f"no extractor weights at {path}",
+            why="FID is measured in the features of a fixed network",
+            hint="get MedicalNet's resnet_50_23dataset.pth (huggingface.co/TencentMedicalNet/MedicalNet-Resnet50), "
+            "or --weights random to try things out",
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except Exception as error:  # torch names no common base of what a damaged file raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable weights file", why=reason[:200]) from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{path}: has no 'state_dict' of tensors", why="MedicalNet files are {'state_dict': {'module.…': tensor}}"
+        )
+    return {str(name).removeprefix(PREFIX): value for name, value in state.items()}
+
+
+def infer_depth(state: Mapping[str, Tensor]) -> int:
+    """ResNet depth from the number of blocks in each layer; 50 where the file says nothing."""
+    counts = [
+        1 + max((int(m[1]) for n in state if (m := re.match(rf"layer{i}\.(\d+)\.", n))), default=-1)
+        for i in range(1, 5)
+    ]
+    bottleneck = any(name.endswith(".conv3.weight") for name in state)
+    for depth, blocks in BLOCKS.items():
+        if tuple(counts) == blocks and (depth >= 50) == bottleneck:
+            return depth
+    return 50
+
+
+def check_names(path: Path, depth: int, *, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuse a file unless it has exactly the expected names and shapes."""
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [n for n in expected if n in found and expected[n].shape != found[n].shape],
+        "not finite": [n for n, v in found.items() if n in expected and not bool(torch.isfinite(v).all())],
+    }
+    lines = [f"{len(names)} {what}: {', '.join(names[:5])}" for what, names in problems.items() if names]
+    if lines:
+        raise CheckpointError(
+            f"{path}: does not fit MedicalNet ResNet-{depth}",
+            why="; ".join(lines),
+            hint="give a released file such as resnet_50_23dataset.pth; nothing is loaded in part",
+        )
