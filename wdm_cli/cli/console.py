@@ -109,6 +109,11 @@ class Progress:
         elif time.monotonic() - self._last_line >= LINE_INTERVAL:
             self._line(info)
 
+    def start_at(self, done: int) -> None:
+        """Items that were finished before this run; they do not count for the rate."""
+        self.done = self._first = done
+        self._started = time.monotonic()
+
     def eta(self) -> str:
         """Remaining time at the mean rate so far."""
         made = self.done - self._first

@@ -18,3 +18,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON on stdo
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")
 ]
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="brats, lidc-idri or nifti (data.kind); default: the preset's.")
+]

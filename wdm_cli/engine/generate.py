@@ -69,7 +69,8 @@ def generate(
         )
         coeffs = noise
         try:
-            for done, coeffs in enumerate(steps, 1):
+            for done, x_t in enumerate(steps, 1):
+                coeffs = x_t
                 yield Denoised(batch, done, preset.sample.steps)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(

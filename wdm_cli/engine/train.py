@@ -10,7 +10,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,9 +31,10 @@ MAX_SKIPPED_IN_A_ROW = 10
 class Volumes(Protocol):
     """What training reads: float32 volumes [D, H, W] in [−1, 1], by index."""
 
-    names: Sequence[str]
-    affine: np.ndarray
-
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def affine(self) -> np.ndarray: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> np.ndarray: ...
 
@@ -74,7 +75,7 @@ class Trainer:
         self.step = 0
         self.skipped_in_a_row = 0
 
-    def run(self, should_stop: Callable[[], object] = lambda: False) -> Iterator[TrainStep]:
+    def run(self, should_stop: Callable[[], object] = lambda: False) -> Generator[TrainStep]:
         """Train to `train.steps`; between steps `should_stop()` may end it early.
 
         Raises:
@@ -162,7 +163,7 @@ class Trainer:
                 f"training stopped at step {self.step}: {MAX_SKIPPED_IN_A_ROW} steps in a row met non-finite values "
                 f"(lr {lr:g}; last batch: {', '.join(cases)})",
                 why="the weights are finite and the last checkpoint is intact",
-                hint="lower train.lr, set train.clip_norm=1 or train.precision=float32, and check the cases with wdm verify",
+                hint="lower train.lr, set train.clip_norm=1 or train.precision=float32; run `wdm verify`",
             )
 
     def state(self) -> Checkpoint:

@@ -1,0 +1,159 @@
+"""wdm preprocess: from an archive of scans to training volumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wdm_cli.cli import console
+from wdm_cli.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from wdm_cli.engine.preprocess import Entry, Plan
+
+app = typer.Typer(help="Turn an archive of scans into training volumes.", no_args_is_help=True)
+
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the volumes; the same command again continues.")]
+IntensityOption = Annotated[
+    str,
+    typer.Option("--intensity", help="paper: quantile and min-max to [0, 1]; fixed-window: int16 HU (CT only)."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes, each up to 2.5 GB. Default: one a CPU, at most 8.")
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first case that cannot be used.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run made and start anew.")]
+
+
+def choice(option: str, value: str, known: tuple[str, ...]) -> Any:
+    """A value of a closed list."""
+    from wdm_cli.engine.errors import ConfigError
+    from wdm_cli.engine.preset import did_you_mean
+
+    if value not in known:
+        raise ConfigError(
+            f"{option} {value!r}: unknown{did_you_mean(value, known)}", hint=f"choose one of: {', '.join(known)}"
+        )
+    return value
+
+
+@app.command()
+def lidc(
+    dicom_dir: Annotated[Path, typer.Option("--dicom-dir", help="Folder of DICOM files, nested in any way.")],
+    out: OutOption = Path("data/LIDC-IDRI"),
+    size: Annotated[int, typer.Option("--size", help="Voxels a side; the middle is kept, −1000 HU is added.")] = 256,
+    spacing: Annotated[float, typer.Option("--spacing", help="mm of a voxel.")] = 1.0,
+    intensity: IntensityOption = "paper",
+    workers: WorkersOption = None,
+    series_policy: Annotated[
+        str, typer.Option("--series-policy", help="Series of a patient to keep: all, thinnest or first.")
+    ] = "all",
+    on_irregular: Annotated[
+        str, typer.Option("--on-irregular", help="Uneven slice distances: skip, or resample by true positions.")
+    ] = "skip",
+    on_duplicate: Annotated[
+        str, typer.Option("--on-duplicate", help="Different pixels at one position: skip, or keep the first.")
+    ] = "skip",
+    max_gap: Annotated[int, typer.Option("--max-gap", help="Missing slices in a row to interpolate, 0 to 3.")] = 0,
+    tilt: Annotated[str, typer.Option("--tilt", help="Tilted gantry: skip, or resample (shear back).")] = "skip",
+    strict: StrictOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """CT series of LIDC-IDRI or any archive, as CASE/preprocessed.nii.gz. The DICOM files are only read."""
+    one_thread_a_process()
+    from wdm_cli.engine.dicom import Policy, count_files, scan
+    from wdm_cli.engine.preprocess import Target, plan_lidc
+
+    policy = Policy(
+        on_irregular=choice("--on-irregular", on_irregular, ("skip", "resample")),
+        on_duplicate=choice("--on-duplicate", on_duplicate, ("skip", "first")),
+        series=choice("--series-policy", series_policy, ("all", "thinnest", "first")),
+        max_gap=max_gap,
+        tilt=choice("--tilt", tilt, ("skip", "resample")),
+    )
+    target = Target(
+        size=size, spacing=spacing, intensity=choice("--intensity", intensity, ("paper", "fixed-window"))
+    )
+
+    def make_plan() -> Plan:
+        found = []
+        with console.Progress("headers", count_files(dicom_dir)) as progress:
+            for item in scan(dicom_dir):
+                found.append(item)
+                progress.update(len(found))
+        return plan_lidc(found, dicom_dir, policy, target)
+
+    execute(make_plan, dicom_dir, out, Run(workers, strict, overwrite, as_json))
+
+
+class Run:
+    """The options that every kind of archive shares."""
+
+    def __init__(self, workers: int | None, strict: bool, overwrite: bool, as_json: bool) -> None:
+        self.workers = workers or min(len(os.sched_getaffinity(0)), 8)
+        self.strict, self.overwrite, self.as_json = strict, overwrite, as_json
+
+
+def one_thread_a_process() -> None:
+    """Parallel cases beat parallel sums; must be said before numpy is loaded, and workers inherit it."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def execute(make_plan: Callable[[], Plan], source: Path, out: Path, options: Run) -> None:
+    """Plan, make every case, report; ends with the exit code the report deserves."""
+    from wdm_cli.engine.errors import ConfigError, DataError
+    from wdm_cli.engine.preprocess import clear, run, write_contact_sheet
+
+    if not source.is_dir():
+        raise DataError(f"no folder {source}")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file", hint="name a folder")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"--out {out}: lies in {source}", why="the source is never written to")
+    plan = make_plan()
+    console.note(f"{len(plan.jobs)} cases to make, {sum(e.verdict == 'skipped' for e in plan.settled)} skipped so far")
+    if options.overwrite:
+        clear(out)
+    entries: list[Entry] = []
+    with console.Progress("cases", len(plan.jobs)) as progress:
+        for entry in run(plan, out, workers=options.workers, strict=options.strict):
+            entries.append(entry)
+            if len(entries) > len(plan.settled):
+                console.detail(f"{entry.case}: {entry.verdict} {'; '.join(entry.reasons + entry.repairs)}")
+                progress.update(len(entries) - len(plan.settled), entry.case)
+    sheet = write_contact_sheet(out, sorted(entry.case for entry in entries if entry.output))
+    report(entries, out, sheet, options.as_json)
+
+
+def report(entries: list[Entry], out: Path, sheet: Path | None, as_json: bool) -> None:
+    """The table of verdicts, what was skipped and why, and the exit code."""
+    from wdm_cli.engine.errors import DataError, PartialError
+    from wdm_cli.engine.preprocess import tally
+
+    counts = tally(entries)
+    skipped = [entry for entry in entries if entry.verdict == "skipped"]
+    usable = counts["accepted"][0] + counts["repaired"][0]
+    if as_json:
+        verdicts = {verdict: {"cases": cases, "files": files} for verdict, (cases, files) in counts.items()}
+        seen = sum(files for _, files in counts.values())
+        console.answer_json({**verdicts, "files_seen": seen, "entries": [entry.to_dict() for entry in entries]})
+    else:
+        rows = [(verdict, cases, files) for verdict, (cases, files) in counts.items()]
+        total = ("seen", sum(row[1] for row in rows), sum(row[2] for row in rows))
+        console.table(("verdict", "cases", "files"), [*rows, total], title="Preprocessed")
+        for verdict in ("skipped", "repaired", "ignored"):
+            listed = [(e.case or e.where, e.files, "; ".join(e.reasons + e.repairs)) for e in entries if e.verdict == verdict]
+            if listed:
+                console.table((verdict, "files", "why"), listed, title=verdict.capitalize())
+    if sheet:
+        console.note(f"volumes, previews and manifest.jsonl are in {out}; look at {sheet}")
+    if not usable:
+        raise DataError(f"no usable case: {len(skipped)} skipped", hint="the reasons are listed above")
+    if skipped:
+        raise PartialError(f"{len(skipped)} cases or groups of files were skipped, {usable} cases are ready in {out}")

@@ -1,0 +1,231 @@
+"""wdm train: from a folder of volumes to a run with checkpoints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wdm_cli.cli import console
+from wdm_cli.cli.options import ConfigOption, DatasetOption, DeviceOption, SetOption
+
+if TYPE_CHECKING:
+    import torch
+
+    from wdm_cli.config import Resolved
+    from wdm_cli.engine.data.cache import VolumeCache
+    from wdm_cli.engine.train import Trainer, TrainStep
+
+RUNS = Path("runs")
+PREVIEW_STEPS, PREVIEW_VOLUMES = 50, 2
+MOST_WARNINGS = 5
+
+
+def train(
+    preset: Annotated[str, typer.Option("--preset", help="A preset's name (`wdm presets list`) or .toml file.")],
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Folder of volumes. Default: WDM_DATA_DIR, else the preset's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run folder; an existing run is continued. Default: runs/PRESET.")
+    ] = None,
+    dataset: DatasetOption = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Stop at this step (train.steps).")] = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    device: DeviceOption = "auto",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that fill the cache.")] = 2,
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="tb or wandb, besides metrics.csv. Repeatable.")
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option("--max-hours", min=0.001, help="Save and stop (exit 75) after this time.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, memory, disk and time per step; train nothing.")
+    ] = False,
+) -> None:
+    """Train a model. The same command again continues where the last one stopped."""
+    from wdm_cli.cli.trackers import TRACKERS
+    from wdm_cli.config import resolve
+    from wdm_cli.engine.device import choose_device
+    from wdm_cli.engine.errors import ConfigError
+
+    for name in log or []:
+        if name not in TRACKERS:
+            raise ConfigError(f"--log {name}: unknown", hint=f"choose of {', '.join(TRACKERS)}")
+    options = {"data.kind": dataset, "train.steps": steps, "data.dir": data_directory(data_dir)}
+    resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options=options)
+    chosen = choose_device(device)
+    if dry_run:
+        from wdm_cli.cli.dry_run import show_dry_run
+
+        show_dry_run(resolved, chosen)
+    else:
+        run_training(
+            resolved, out or RUNS / resolved.preset.name, chosen, workers=workers, log=log, max_hours=max_hours
+        )
+
+
+def data_directory(option: Path | None) -> str | None:
+    """--data-dir, else WDM_DATA_DIR, else None (the preset's)."""
+    return str(option) if option else os.environ.get("WDM_DATA_DIR")
+
+
+def open_volumes(resolved: Resolved, workers: int, first: int | None = None) -> VolumeCache:
+    """The preset's data (or its first cases) as training volumes, cached where they are not yet."""
+    import dataclasses
+
+    from wdm_cli.engine.data.cache import VolumeCache
+
+    data = resolved.preset.data
+    inventory = data.find(Path(data.dir))
+    source = resolved.sources.get("data.dir", "default")
+    console.note(f"data: {len(inventory.cases)} cases in {data.dir} ({source}; {len(inventory.ignored)} files ignored)")
+    inventory = dataclasses.replace(inventory, cases=inventory.cases[:first])
+    volumes = VolumeCache(data, inventory, cache_folder() / "volumes")
+    warnings = []
+    with console.Progress("caching", len(inventory.cases)) as progress:
+        for record in volumes.build(workers):
+            progress.update(record.done, record.name)
+            if record.warning:
+                warnings.append(f"{record.name}: {record.warning}")
+    for text in warnings[:MOST_WARNINGS]:
+        console.warn(text)
+    if len(warnings) > MOST_WARNINGS:
+        console.warn(f"… and {len(warnings) - MOST_WARNINGS} more cases; `wdm verify {data.dir}` lists them all")
+    return volumes
+
+
+def cache_folder() -> Path:
+    """WDM_CACHE_DIR, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("WDM_CACHE_DIR") or Path(base) / "wdm")
+
+
+def run_training(
+    resolved: Resolved,
+    run: Path,
+    device: torch.device,
+    *,
+    workers: int = 2,
+    log: list[str] | None = None,
+    max_hours: float | None = None,
+) -> None:
+    """Train to the end, or save and raise Stopped when a signal or the time limit asks for it."""
+    from wdm_cli.cli.stop import StopRequest
+    from wdm_cli.engine.errors import Stopped
+    from wdm_cli.engine.train import Trainer
+
+    check_writable(run)
+    volumes = open_volumes(resolved, workers)
+    trainer = Trainer(resolved.preset, volumes, device)
+    with StopRequest(max_hours) as stop:
+        follow(trainer, resolved, run, stop, log or [])
+    if stop.reason and trainer.step < resolved.preset.train.steps:
+        raise Stopped(
+            f"stopped by {stop.reason} at step {trainer.step:,}; the checkpoint is saved",
+            hint="run the same command again to continue",
+        )
+    console.note(f"finished at step {trainer.step:,}; next: wdm sample -n 4 --out samples/ --run {run}")
+
+
+def check_writable(run: Path) -> None:
+    """Find out now, not at the first checkpoint, that the folder cannot be written."""
+    from wdm_cli.engine.files import atomic_publish
+
+    if run.exists() and not run.is_dir():
+        from wdm_cli.engine.errors import ConfigError
+
+        raise ConfigError(f"--out {run}: is a file, not a folder")
+    with atomic_publish(run / ".writable") as probe:
+        probe.write_bytes(b"")
+    (run / ".writable").unlink()
+
+
+def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list[str]) -> None:
+    """Drive the training, show it and write what belongs beside it."""
+    from wdm_cli.cli.trackers import open_trackers, scalars
+    from wdm_cli.engine.run import Resumed, Saved, train
+
+    settings = resolved.preset.train
+    started = False
+    trackers = open_trackers(log, run, resolved.preset.to_dict())
+    with console.Progress("training", settings.steps) as progress:
+        for record in train(trainer, run, stop):
+            if isinstance(record, Resumed):
+                for reason in record.damaged:
+                    console.warn(f"passed over: {reason}")
+                console.note(f"continuing {run} from step {record.step:,}")
+                progress.start_at(record.step)
+                continue
+            if isinstance(record, Saved):
+                console.detail(f"saved {record.path}")
+                continue
+            if not started:
+                write_about(run, resolved, trainer)
+                started = True
+            if record.skipped:
+                console.warn(f"step {record.step}: non-finite values, skipped (cases: {', '.join(record.cases)})")
+            progress.update(record.step, describe(record, trainer.device))
+            if record.step % settings.log_every == 0:
+                for tracker in trackers:
+                    tracker.add(record.step, scalars(record))
+            if record.step % settings.preview_every == 0 or record.step == settings.steps:
+                write_preview(trainer, run)
+    for tracker in trackers:
+        tracker.close()
+
+
+def describe(record: TrainStep, device: torch.device) -> str:
+    """Loss, speed and memory of a step, for the progress line."""
+    import resource
+
+    import torch
+
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        memory = f"{console.size(total - free)}/{console.size(total)}"
+    else:
+        memory = console.size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return f"loss {record.loss:.4f} {1 / record.seconds:.2f} it/s mem {memory}"
+
+
+def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
+    """run.json and preset.toml, once the first step has shown that the settings work."""
+    from wdm_cli.config import to_toml
+    from wdm_cli.engine.files import write_json, write_text
+    from wdm_cli.engine.provenance import provenance
+    from wdm_cli.engine.train import fingerprint
+
+    about = {
+        "command": "train",
+        **provenance(trainer.device, sys.argv),
+        "data": fingerprint(trainer.volumes),
+        "preset": resolved.preset.to_dict(),
+        "preset_sha256": resolved.preset.sha256,
+        "sources": resolved.sources,
+    }
+    write_json(run / "run.json", about)
+    write_text(run / "preset.toml", to_toml(resolved.preset.to_dict()))
+
+
+def write_preview(trainer: Trainer, run: Path) -> None:
+    """A picture of samples from the EMA weights, with the same noise every time."""
+    import dataclasses
+
+    from wdm_cli.engine.generate import Sample, generate
+    from wdm_cli.engine.picture import save_png
+    from wdm_cli.engine.samples import preview
+
+    steps = min(PREVIEW_STEPS, trainer.preset.sample.steps)
+    preset = dataclasses.replace(trainer.preset, sample=dataclasses.replace(trainer.preset.sample, steps=steps))
+    made = generate(trainer.ema, preset, range(PREVIEW_VOLUMES), precision=preset.train.precision)
+    volumes = [record.volume for record in made if isinstance(record, Sample)]
+    caption = f"step {trainer.step:,}, EMA weights, {steps} sampling steps, seeds 0 and 1"
+    save_png(
+        run / "previews" / f"step_{trainer.step:07d}.png", preview(preset, volumes, trainer.volumes.affine, caption)
+    )

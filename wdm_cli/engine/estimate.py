@@ -1,0 +1,80 @@
+"""How much memory and disk a training will take, before it takes any."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from wdm_cli.engine.diffusion import loss, make_schedule
+from wdm_cli.engine.models.blocks import Network
+from wdm_cli.engine.preset import Preset
+
+FLOAT = 4  # bytes
+TRANSIENT = 8  # working tensors of one full-size block: gradients, workspaces of the convolutions
+LIBRARIES = 300e6  # what Python and torch take by themselves
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes. `training` is the peak of a step, `disk` the run folder with `train.keep` checkpoints."""
+
+    parameters: int
+    activations: int
+    training: int
+    checkpoint: int
+    disk: int
+
+
+def estimate(preset: Preset) -> Estimate:
+    """Count what autograd would keep, by one step on the meta device: shapes only, no memory."""
+    with torch.device("meta"):
+        network = preset.model.build()
+    network.checkpointing = preset.train.checkpointing
+    count = sum(p.numel() for p in network.parameters())
+    kept, largest = _saved_bytes(network, preset)
+    if preset.train.precision == "bf16":
+        kept, largest = kept // 2, largest // 2
+    parts = preset.train.batch_size // preset.train.accumulate
+    weights = count * FLOAT
+    # weights, gradients, two moments of AdamW, EMA
+    peak = 5 * weights + parts * (kept + TRANSIENT * largest) + int(LIBRARIES)
+    checkpoint = 4 * weights
+    return Estimate(count, parts * kept, peak, checkpoint, (preset.train.keep + 1) * checkpoint)
+
+
+def _saved_bytes(network: Network, preset: Preset) -> tuple[int, int]:
+    """Bytes of activations kept for the backward pass of one volume, and of the largest of them."""
+    sizes: dict[int, int] = {}
+    alive: list[Tensor] = []
+    own = {id(p) for p in network.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if id(tensor) not in own and not isinstance(tensor, torch.nn.Parameter):
+            storage = tensor.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+            alive.append(tensor)  # an address must not be used twice
+        return tensor
+
+    diffusion = preset.diffusion
+    schedule = make_schedule(diffusion.schedule, diffusion.steps)
+    volume = torch.empty(1, 1, *preset.data.shape, device="meta")
+    t = torch.zeros(1, dtype=torch.int64, device="meta")
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss(network, volume, torch.empty_like(volume), t, schedule, diffusion.wavelet).mean()
+    return sum(sizes.values()), max(sizes.values(), default=0)
+
+
+def available_memory(device: torch.device) -> int:
+    """Free bytes of a GPU, or of the machine for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:  # noqa: PTH123
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,252 @@
+"""A run folder: what a training writes, and how it is found and continued.
+
+RUN/preset.toml … written by the command line       RUN/run.json      what made it
+RUN/checkpoints/step_0000200.pt (+ .pt.json)         RUN/metrics.csv   losses over the steps
+RUN/previews/step_0000200.png
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wdm_cli.engine import checkpoint as checkpoints
+from wdm_cli.engine.checkpoint import Checkpoint
+from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
+from wdm_cli.engine.files import write_error, write_text
+from wdm_cli.engine.preset import Preset
+from wdm_cli.engine.train import Trainer, TrainStep
+
+BANDS = ("LLL", "LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH")
+COLUMNS = ("step", "loss", *(f"loss_{band}" for band in BANDS), "grad_norm", "lr", "seconds", "skipped")
+
+# What may differ between a run and its continuation: none of these changes the weights.
+FREE_KEYS = {
+    "name",
+    "description",
+    "data.dir",
+    "train.steps",
+    "train.save_every",
+    "train.keep",
+    "train.preview_every",
+    "train.log_every",
+    "train.checkpointing",
+}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written."""
+
+    path: Path
+    step: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The run continues from a checkpoint; `damaged` are newer ones that could not be read, and why."""
+
+    path: Path
+    step: int
+    damaged: tuple[str, ...]
+
+
+def checkpoint_files(run: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    return sorted((run / "checkpoints").glob("step_*.pt"))
+
+
+def latest_checkpoint(run: Path) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The newest readable checkpoint, and why newer ones were passed over.
+
+    Raises:
+        CheckpointError: there is none, or none can be read.
+    """
+    damaged: list[str] = []
+    for path in reversed(checkpoint_files(run)):
+        try:
+            return checkpoints.read(path), tuple(damaged)
+        except CheckpointError as error:
+            damaged.append(error.what)
+    if damaged:
+        raise CheckpointError(
+            f"{run}: none of its {len(damaged)} checkpoints can be read: {damaged[0]}",
+            hint="restore one from a backup, or start a new run with another --out",
+        )
+    raise CheckpointError(f"{run}: holds no checkpoint yet")
+
+
+def newest_run(root: Path) -> Path:
+    """The run under `root` whose checkpoint was written last."""
+    files = sorted(root.glob("*/checkpoints/step_*.pt"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise CheckpointError(
+            f"no trained run under {root.absolute()}",
+            hint="train one with `wdm train`, or name a source: --run DIR, --checkpoint FILE or --weights NAME",
+        )
+    return files[-1].parents[1]
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep a second training out of the folder; the kernel drops the lock when the process ends."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / ".lock").open("w")
+    except OSError as error:
+        raise write_error(run, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResourceError(
+                f"{run}: another training is at work in this folder", hint="wait, or use another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: nothing to check
+        yield
+
+
+def resume(run: Path, trainer: Trainer) -> Resumed | None:
+    """Load the newest checkpoint of a run into the trainer; None if the run has none yet.
+
+    Raises:
+        ConfigError: a setting that changes the weights differs, with old and new value.
+    """
+    if not checkpoint_files(run):
+        return None
+    found, damaged = latest_checkpoint(run)
+    assert found.preset is not None
+    refuse_changes(run, found.preset, trainer.preset)
+    trainer.restore(found)
+    truncate_metrics(run / "metrics.csv", trainer.step)
+    return Resumed(found.path, trainer.step, damaged)
+
+
+def refuse_changes(run: Path, old: Preset, new: Preset) -> None:
+    """Compare the settings of a run with those of its continuation."""
+    before, now = _flat(old.to_dict()), _flat(new.to_dict())
+    changed = [
+        f"{key}: {before.get(key)} in the run, {now.get(key)} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key not in FREE_KEYS and not key.startswith("sample.")
+    ]
+    if changed:
+        raise ConfigError(
+            f"{run} was trained with other settings: " + "; ".join(changed),
+            why="the same command continues a run; other settings make another model",
+            hint="restore the settings, or start a new run with another --out",
+        )
+
+
+def train(
+    trainer: Trainer, run: Path, should_stop: Callable[[], object] = lambda: False
+) -> Iterator[TrainStep | Saved | Resumed]:
+    """Train into a run folder: resume, log, save, keep the last k checkpoints.
+
+    Ends at `train.steps` or when `should_stop()` says so; either way the last step is saved.
+    """
+    settings = trainer.preset.train
+    with locked(run):
+        resumed = resume(run, trainer)
+        if resumed:
+            yield resumed
+        saved = trainer.step
+        with MetricsLog(run / "metrics.csv") as log:
+            for record in trainer.run(should_stop):
+                log.add(record, settings.log_every)
+                yield record
+                if record.step % settings.save_every == 0:
+                    yield save(trainer, run)
+                    saved = record.step
+        if trainer.step > saved:
+            yield save(trainer, run)
+
+
+def save(trainer: Trainer, run: Path) -> Saved:
+    """Write a checkpoint of the current step, then drop those beyond the last `train.keep`."""
+    path = run / "checkpoints" / f"step_{trainer.step:07d}.pt"
+    checkpoints.save(path, trainer.state())
+    for old in checkpoint_files(run)[: -trainer.preset.train.keep]:
+        with contextlib.suppress(OSError):  # one that cannot be removed costs space, not the run
+            old.unlink()
+            checkpoints.manifest_path(old).unlink()
+    return Saved(path, trainer.step)
+
+
+class MetricsLog:
+    """metrics.csv: a row every `log_every` steps, means over the steps since the last row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[TrainStep] = []
+
+    def __enter__(self) -> MetricsLog:
+        try:
+            new = not self.path.exists()
+            self.file = self.path.open("a", newline="")
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self.writer = csv.writer(self.file)
+        if new:
+            self.writer.writerow(COLUMNS)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(OSError):
+            self.flush()
+            self.file.close()
+
+    def add(self, record: TrainStep, every: int) -> None:
+        self.records.append(record)
+        if record.step % every == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.records:
+            return
+        good = [r for r in self.records if not r.skipped]
+        count, last = max(1, len(good)), self.records[-1]
+        bands = [sum(r.bands[i] for r in good) / count for i in range(len(BANDS))]
+        row: list[Any] = [sum(bands) / len(BANDS), *bands, sum(r.grad_norm for r in good) / count]
+        seconds = sum(r.seconds for r in self.records) / len(self.records)
+        cells = [
+            last.step,
+            *(f"{v:.6g}" for v in row),
+            f"{last.lr:.6g}",
+            f"{seconds:.4f}",
+            len(self.records) - len(good),
+        ]
+        try:
+            self.writer.writerow(cells)
+            self.file.flush()
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self.records = []
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drop the rows beyond `step`: those steps will be taken again."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    kept = rows[:1] + [row for row in rows[1:] if row and re.fullmatch(r"\d+", row[0]) and int(row[0]) <= step]
+    if len(kept) < len(rows):
+        text = io.StringIO()
+        csv.writer(text).writerows(kept)
+        write_text(path, text.getvalue())
+
+
+def _flat(tables: dict[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for key, value in tables.items():
+        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+    return flat
