@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wdm_cli.engine.data.volume import Affine, Array, Volume, write_nifti
+from wdm_cli.engine.data.volume import Affine, Volume, write_nifti
+
+Field = NDArray[np.floating[Any]]
 
 FIELD_MM = 240.0  # side of the cube that holds a head
 SCALP, SKULL, CSF, GREY, WHITE = 950, 90, 280, 520, 780  # intensities in T1 weighting
@@ -26,14 +30,15 @@ LESION_SHARE = 0.4
 class _Space:
     """Voxel centres in the head's own frame, in half sides of the cube: x right, y anterior, z up."""
 
-    x: Array
-    y: Array
-    z: Array
+    x: Field
+    y: Field
+    z: Field
     voxel: float
 
-    def inside(self, distance: Array) -> Array:
+    def inside(self, distance: Field) -> Field:
         """Share of each voxel with a negative signed distance."""
-        return np.clip(0.5 - distance / np.float32(self.voxel), 0, 1)
+        share: Field = np.clip(0.5 - distance / np.float32(self.voxel), 0, 1)
+        return share
 
 
 def phantom(seed: int, size: int = 64) -> Volume:
@@ -56,7 +61,7 @@ def phantom(seed: int, size: int = 64) -> Volume:
     image = _cerebrum(draw, space, brain, fossa, image)
     image = _hindbrain(draw, space, brain, fossa, image)
     image = _lesion(draw, space, image)
-    return Volume(np.rint(image), phantom_affine(size))
+    return Volume(np.rint(image).astype(np.float32), phantom_affine(size))
 
 
 def phantom_affine(size: int) -> Affine:
@@ -104,7 +109,7 @@ def _rotation(axis: int, angle: float) -> Affine:
     return turn
 
 
-def _head(draw: np.random.Generator, space: _Space) -> Array:
+def _head(draw: np.random.Generator, space: _Space) -> Field:
     """Signed distance of the scalp: an ellipsoid, broader behind and flat below."""
     width, length, height = draw.uniform((0.68, 0.80, 0.72), (0.78, 0.90, 0.82)).tolist()
     broad = np.float32(draw.uniform(0.04, 0.14))
@@ -113,7 +118,7 @@ def _head(draw: np.random.Generator, space: _Space) -> Array:
     return _ellipsoid(x, space.y, z, (width, length, height))
 
 
-def _cerebrum(draw: np.random.Generator, space: _Space, brain: Array, fossa: Array, image: Array) -> Array:
+def _cerebrum(draw: np.random.Generator, space: _Space, brain: Field, fossa: Field, image: Field) -> Field:
     """Cortex, white matter with broad folds, midline, deep grey matter and lateral ventricles."""
     x, y, z = np.abs(space.x), space.y, space.z
     cerebrum = np.maximum(brain, -fossa)
@@ -129,20 +134,22 @@ def _cerebrum(draw: np.random.Generator, space: _Space, brain: Array, fossa: Arr
     return _paint(image, space.inside(_ventricles(draw, x, y, z)), SKULL)
 
 
-def _ventricles(draw: np.random.Generator, x: Array, y: Array, z: Array) -> Array:
+def _ventricles(draw: np.random.Generator, x: Field, y: Field, z: Field) -> Field:
     """Both lateral ventricles: a tube from frontal horn over body to occipital horn; from above they look like an X."""
     width, length, spread = draw.uniform((0.055, 0.30, 0.13), (0.11, 0.42, 0.2)).tolist()
     front, middle, back = (spread, length, 0.06), (0.05 + width / 2, 0.02, 0.15), (spread * 1.15, -length, 0.04)
-    return np.minimum(_tube(x, y, z, front, middle), _tube(x, y, z, middle, back)) - width
+    tube: Field = np.minimum(_tube(x, y, z, front, middle), _tube(x, y, z, middle, back))
+    return tube - width
 
 
-def _fossa(draw: np.random.Generator, space: _Space) -> Array:
+def _fossa(draw: np.random.Generator, space: _Space) -> Field:
     """Signed distance of the space behind and below, which belongs to the cerebellum."""
     roof, front, slope = draw.uniform((-0.26, -0.2, 0.1), (-0.18, -0.1, 0.3)).tolist()
-    return np.maximum(space.z - roof - slope * (space.y + 0.5), space.y - front)
+    below: Field = np.maximum(space.z - roof - slope * (space.y + 0.5), space.y - front)
+    return below
 
 
-def _hindbrain(draw: np.random.Generator, space: _Space, brain: Array, fossa: Array, image: Array) -> Array:
+def _hindbrain(draw: np.random.Generator, space: _Space, brain: Field, fossa: Field, image: Field) -> Field:
     """Cerebellum and brain stem, within the skull."""
     gap = draw.uniform(0.025, 0.04)
     lobes = _ellipsoid(np.abs(space.x) - 0.2, space.y + 0.42, space.z + 0.36, (0.34, 0.36, 0.28))
@@ -152,7 +159,7 @@ def _hindbrain(draw: np.random.Generator, space: _Space, brain: Array, fossa: Ar
     return _paint(image, space.inside(stem), STEM)
 
 
-def _lesion(draw: np.random.Generator, space: _Space, image: Array) -> Array:
+def _lesion(draw: np.random.Generator, space: _Space, image: Field) -> Field:
     """In some heads: a bright rim around a dark core, in one hemisphere."""
     present = draw.uniform() < LESION_SHARE
     side = float(draw.choice((-1, 1)))
@@ -165,23 +172,25 @@ def _lesion(draw: np.random.Generator, space: _Space, image: Array) -> Array:
     return _paint(image, space.inside(distance + 0.06), CORE)
 
 
-def _paint(image: Array, share: Array, value: float) -> Array:
+def _paint(image: Field, share: Field, value: float) -> Field:
     """Cover the share of each voxel with an intensity."""
     return image + share * (np.float32(value) - image)
 
 
-def _ellipsoid(x: Array, y: Array, z: Array, sides: Sequence[float]) -> Array:
+def _ellipsoid(x: Field, y: Field, z: Field, sides: Sequence[float]) -> Field:
     """Signed distance to an ellipsoid with these half axes, exact to first order near its surface."""
     a, b, c = (np.float32(side) for side in sides)
     u, v, w = x / a, y / b, z / c
     norm = np.sqrt(u * u + v * v + w * w)
     slope = np.sqrt((u / a) ** 2 + (v / b) ** 2 + (w / c) ** 2)
-    return norm * (norm - 1) / np.maximum(slope, np.float32(1e-6))
+    distance: Field = norm * (norm - 1) / np.maximum(slope, np.float32(1e-6))
+    return distance
 
 
-def _tube(x: Array, y: Array, z: Array, start: tuple[float, ...], end: tuple[float, ...]) -> Array:
+def _tube(x: Field, y: Field, z: Field, start: tuple[float, ...], end: tuple[float, ...]) -> Field:
     """Distance to the line from `start` to `end`."""
     (ax, ay, az), step = (np.float32(v) for v in start), np.subtract(end, start).astype(np.float32)
     px, py, pz = x - ax, y - ay, z - az
     along = np.clip((px * step[0] + py * step[1] + pz * step[2]) / np.dot(step, step), 0, 1)
-    return np.sqrt((px - along * step[0]) ** 2 + (py - along * step[1]) ** 2 + (pz - along * step[2]) ** 2)
+    distance: Field = np.sqrt((px - along * step[0]) ** 2 + (py - along * step[1]) ** 2 + (pz - along * step[2]) ** 2)
+    return distance
