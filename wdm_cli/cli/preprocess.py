@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ app = typer.Typer(help="Turn an archive of scans into training volumes.", no_arg
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the volumes; the same command again continues.")]
 IntensityOption = Annotated[
-    str,
+    Literal["paper", "fixed-window"],
     typer.Option("--intensity", help="paper: quantile and min-max to [0, 1]; fixed-window: int16 HU (CT only)."),
 ]
 WorkersOption = Annotated[
@@ -27,18 +27,6 @@ WorkersOption = Annotated[
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first case that cannot be used.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run made and start anew.")]
-
-
-def choice(option: str, value: str, known: tuple[str, ...]) -> Any:
-    """A value of a closed list."""
-    from wdm_cli.engine.errors import ConfigError
-    from wdm_cli.engine.preset import did_you_mean
-
-    if value not in known:
-        raise ConfigError(
-            f"{option} {value!r}: unknown{did_you_mean(value, known)}", hint=f"choose one of: {', '.join(known)}"
-        )
-    return value
 
 
 @app.command()
@@ -50,16 +38,21 @@ def lidc(
     intensity: IntensityOption = "paper",
     workers: WorkersOption = None,
     series_policy: Annotated[
-        str, typer.Option("--series-policy", help="Series of a patient to keep: all, thinnest or first.")
+        Literal["all", "thinnest", "first"],
+        typer.Option("--series-policy", help="Series of a patient to keep: all, thinnest or first."),
     ] = "all",
     on_irregular: Annotated[
-        str, typer.Option("--on-irregular", help="Uneven slice distances: skip, or resample by true positions.")
+        Literal["skip", "resample"],
+        typer.Option("--on-irregular", help="Uneven slice distances: skip, or resample by true positions."),
     ] = "skip",
     on_duplicate: Annotated[
-        str, typer.Option("--on-duplicate", help="Different pixels at one position: skip, or keep the first.")
+        Literal["skip", "first"],
+        typer.Option("--on-duplicate", help="Different pixels at one position: skip, or keep the first."),
     ] = "skip",
     max_gap: Annotated[int, typer.Option("--max-gap", help="Missing slices in a row to interpolate, 0 to 3.")] = 0,
-    tilt: Annotated[str, typer.Option("--tilt", help="Tilted gantry: skip, or resample (shear back).")] = "skip",
+    tilt: Annotated[
+        Literal["skip", "resample"], typer.Option("--tilt", help="Tilted gantry: skip, or resample (shear back).")
+    ] = "skip",
     strict: StrictOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -70,15 +63,13 @@ def lidc(
     from wdm_cli.engine.preprocess import Target, plan_lidc
 
     policy = Policy(
-        on_irregular=choice("--on-irregular", on_irregular, ("skip", "resample")),
-        on_duplicate=choice("--on-duplicate", on_duplicate, ("skip", "first")),
-        series=choice("--series-policy", series_policy, ("all", "thinnest", "first")),
+        on_irregular=on_irregular,
+        on_duplicate=on_duplicate,
+        series=series_policy,
         max_gap=max_gap,
-        tilt=choice("--tilt", tilt, ("skip", "resample")),
+        tilt=tilt,
     )
-    target = Target(
-        size=size, spacing=spacing, intensity=choice("--intensity", intensity, ("paper", "fixed-window"))
-    )
+    target = Target(size=size, spacing=spacing, intensity=intensity)
 
     def make_plan() -> Plan:
         found = []
@@ -147,8 +138,11 @@ def report(entries: list[Entry], out: Path, sheet: Path | None, as_json: bool) -
         rows = [(verdict, cases, files) for verdict, (cases, files) in counts.items()]
         total = ("seen", sum(row[1] for row in rows), sum(row[2] for row in rows))
         console.table(("verdict", "cases", "files"), [*rows, total], title="Preprocessed")
-        for verdict in ("skipped", "repaired", "ignored"):
-            listed = [(e.case or e.where, e.files, "; ".join(e.reasons + e.repairs)) for e in entries if e.verdict == verdict]
+        shown = ("ignored", "repaired", "skipped") if console.Verbosity.level > 0 else ("ignored", "skipped")
+        for verdict in shown:
+            listed = [
+                (e.case or e.where, e.files, "; ".join(e.reasons + e.repairs)) for e in entries if e.verdict == verdict
+            ]
             if listed:
                 console.table((verdict, "files", "why"), listed, title=verdict.capitalize())
     if sheet:

@@ -1,0 +1,94 @@
+"""Whether a single DICOM file is a CT slice whose pixels have a known meaning in HU."""
+
+from __future__ import annotations
+
+from wdm_cli.engine.dicom.headers import Slice
+
+MODALITY = "CT"
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+MAX_PIXEL = 10.0  # mm
+MAX_SIDE = 4096  # pixels
+TISSUE = (-900.0, 2000.0)  # HU that padding must not lie in
+NATIVE = {
+    "1.2.840.10008.1.2": "implicit VR little endian",
+    "1.2.840.10008.1.2.1": "explicit VR little endian",
+    "1.2.840.10008.1.2.2": "explicit VR big endian",
+}
+COMPRESSED = {
+    "1.2.840.10008.1.2.5": "RLE lossless",
+    "1.2.840.10008.1.2.4.51": "JPEG extended",
+    "1.2.840.10008.1.2.4.57": "JPEG lossless",
+    "1.2.840.10008.1.2.4.70": "JPEG lossless, first-order prediction",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS lossless",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS near-lossless",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 lossless",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+}
+"""Transfer syntaxes that GDCM, inside SimpleITK, decodes."""
+
+
+def is_localizer(item: Slice) -> bool:
+    """Whether the scanner calls the image a scout view."""
+    return "LOCALIZER" in item.image_type
+
+
+def unusable_image(item: Slice) -> str:
+    """Why a file's pixels cannot be used as a CT slice, or nothing."""
+    return kind_problem(item) or _value_problem(item) or _place_problem(item) or _data_problem(item)
+
+
+def kind_problem(item: Slice) -> str:
+    """Why a file is no single CT image, or nothing."""
+    if not item.series_uid:
+        return "no SeriesInstanceUID"
+    if item.sop_class == ENHANCED_CT or item.frames != 1:
+        return f"multi-frame CT ({item.frames} frames) is not supported; convert it to single frames"
+    if item.sop_class.startswith(SECONDARY_CAPTURE):
+        return "a secondary capture, not a CT image"
+    if item.sop_class != CT_IMAGE:
+        return "not of the class CT Image Storage"
+    projections = {"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "SCREEN SAVE"} & set(item.image_type)
+    if projections:
+        return f"a derived picture ({projections.pop()}), not a CT image"
+    if item.photometric != "MONOCHROME2" or item.samples != 1:
+        return f"pixels are {item.photometric or 'of unknown meaning'}, not MONOCHROME2"
+    if item.bits != 16:
+        return f"{item.bits} bits a pixel, not 16"
+    return ""
+
+
+def _value_problem(item: Slice) -> str:
+    if not item.slope or item.intercept is None:
+        return "RescaleSlope or RescaleIntercept is absent, 0 or not a number"
+    if item.padding is not None:
+        padding = item.padding * item.slope + item.intercept
+        if TISSUE[0] < padding < TISSUE[1]:
+            return f"PixelPaddingValue {item.padding} means {padding:g} HU, which tissue has too"
+    return ""
+
+
+def _place_problem(item: Slice) -> str:
+    if not (2 <= item.rows <= MAX_SIDE and 2 <= item.columns <= MAX_SIDE):
+        return f"Rows × Columns is {item.rows} × {item.columns}"
+    if item.spacing is None or not all(0 < mm <= MAX_PIXEL for mm in item.spacing):
+        return f"PixelSpacing is {'absent' if item.spacing is None else item.spacing}, not 0 to {MAX_PIXEL:g} mm"
+    if item.position is None:
+        return "no ImagePositionPatient"
+    return ""
+
+
+def _data_problem(item: Slice) -> str:
+    """Truncation and compression, as far as the header tells."""
+    if item.transfer_syntax in NATIVE:
+        wanted = item.rows * item.columns * 2
+        if item.pixel_bytes < wanted:
+            return f"truncated: {item.pixel_bytes:,} of {wanted:,} bytes of pixels"
+    elif item.transfer_syntax not in COMPRESSED:
+        return (
+            f"transfer syntax {item.transfer_syntax or 'absent'} cannot be decoded; decompress it (e.g. with gdcmconv)"
+        )
+    elif item.pixel_bytes <= 0:
+        return "truncated: no pixels"
+    return ""

@@ -1,0 +1,227 @@
+"""What slices amount to: series, and for each a verdict with its reasons. Headers only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from wdm_cli.engine.dicom.geometry import Geometry, is_frame
+from wdm_cli.engine.dicom.headers import Slice
+from wdm_cli.engine.dicom.image import MODALITY, is_localizer, kind_problem, unusable_image
+from wdm_cli.engine.errors import ConfigError
+
+MIN_SLICES, MIN_EXTENT = 4, 100.0  # mm of z; less is no chest
+MAX_TILT = 0.1  # degrees
+MAX_OBLIQUENESS = 20.0  # degrees
+MAX_LOCALIZERS = 2
+LONGEST_GAP = 10.0  # mm; nothing bridges more
+MAX_GAP = 3  # slices
+Verdict = Literal["accepted", "repaired", "skipped", "ignored"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What to do where a careful reader could decide either way. The defaults never guess.
+
+    on_irregular: `skip` series whose steps differ, or `resample` them by their true positions.
+    on_duplicate: `skip` series with different pixels at one position, or keep the `first` (pylidc's rule).
+    series: keep `all` series of a patient, the `thinnest` or the `first` by its UID.
+    max_gap: how many missing slices in a row may be interpolated. tilt: `skip` tilted series or shear them back.
+    """
+
+    on_irregular: Literal["skip", "resample"] = "skip"
+    on_duplicate: Literal["skip", "first"] = "skip"
+    series: Literal["all", "thinnest", "first"] = "all"
+    max_gap: int = 0
+    tilt: Literal["skip", "resample"] = "skip"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_gap <= MAX_GAP:
+            raise ConfigError(f"--max-gap {self.max_gap}: must be 0 to {MAX_GAP}", why="a longer gap hides anatomy")
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A series and its verdict.
+
+    case: a safe name, unique to the series. source: hash of the series UID. files: all of them.
+    stack: the slices to decode, one a position, in order; None without a usable geometry.
+    twins: [n] for each slice of `stack`, other files at its position; their pixels must be equal to its own.
+    """
+
+    case: str
+    patient: str
+    source: str
+    files: tuple[Slice, ...]
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
+    stack: Geometry | None = None
+    twins: tuple[tuple[Slice, ...], ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        return self.verdict in ("accepted", "repaired")
+
+    def skipped(self, reason: str) -> Series:
+        return dataclasses.replace(self, verdict="skipped", reasons=(*self.reasons, reason))
+
+
+class _Unusable(Exception):
+    """Why a series is skipped."""
+
+
+def group(slices: Iterable[Slice]) -> list[list[Slice]]:
+    """CT slices by patient and SeriesInstanceUID, wherever their files lie; in a fixed order."""
+    series: dict[tuple[str, str], list[Slice]] = defaultdict(list)
+    for item in slices:
+        assert item.modality == MODALITY
+        series[item.patient, item.series_uid].append(item)
+    return [series[key] for key in sorted(series)]
+
+
+def judge(slices: list[Slice], policy: Policy) -> Series:
+    """The verdict on the slices of one series."""
+    first = slices[0]
+    source = hashlib.sha256(f"{first.series_uid} {first.patient}".encode(errors="surrogateescape")).hexdigest()[:16]
+    base = Series(f"{first.patient}-{source[:8]}", first.patient, source, tuple(slices), "accepted")
+    if all(is_localizer(item) for item in slices):
+        return dataclasses.replace(base, verdict="ignored", reasons=("CT localizer",))
+    repairs: list[str] = []
+    try:
+        kept = _without_localizers(slices, repairs)
+        _check_images(kept)
+        stack = Geometry.of(kept)
+        groups = stack.groups
+        twins = tuple(tuple(stack.slices[i] for i in members[1:]) for members in groups)
+        if any(twins):
+            repairs.append(f"{sum(map(len, twins))} further files at positions already taken")
+        distinct = stack.at_distinct_positions()
+        _check_stack(distinct, policy, repairs)
+    except _Unusable as error:
+        return base.skipped(str(error))
+    verdict: Verdict = "repaired" if repairs else "accepted"
+    return dataclasses.replace(base, verdict=verdict, repairs=tuple(repairs), stack=distinct, twins=twins)
+
+
+def choose(series: list[Series], policy: Policy) -> list[Series]:
+    """Apply the series policy: usable series of a patient that are not wanted become ignored."""
+    if policy.series == "all":
+        return series
+    best: dict[str, Series] = {}
+    for item in series:
+        if not item.usable:
+            continue
+        rival = best.get(item.patient)
+        if rival is None or (policy.series == "thinnest" and _thickness(item) < _thickness(rival)):
+            best[item.patient] = item
+    reason = f"another series of the patient was chosen (--series-policy {policy.series})"
+    return [
+        dataclasses.replace(item, verdict="ignored", reasons=(reason,))
+        if item.usable and best[item.patient] is not item
+        else item
+        for item in series
+    ]
+
+
+def _thickness(series: Series) -> float:
+    assert series.stack is not None
+    return round(series.stack.step, 3)
+
+
+def _without_localizers(slices: list[Slice], repairs: list[str]) -> list[Slice]:
+    """Drop at most two slices that look in another direction than the rest."""
+    for item in slices:
+        problem = kind_problem(item) or ("" if item.orientation else "no ImageOrientationPatient")
+        if problem and not is_localizer(item):
+            raise _Unusable(f"{item.path.name}: {problem}")
+    facing = Counter(_rounded(item.orientation) for item in slices if not is_localizer(item))
+    common = np.array(facing.most_common(1)[0][0])
+    odd = [
+        item
+        for item in slices
+        if item.orientation is None or is_localizer(item) or np.abs(np.array(item.orientation) - common).max() > 0.02
+    ]
+    if len(odd) > MAX_LOCALIZERS or 2 * len(odd) >= len(slices):
+        raise _Unusable(f"{len(odd)} slices have another orientation, the first {odd[0].path.name}")
+    if odd:
+        repairs.append(f"dropped {len(odd)} of another orientation: {_names(odd)}")
+    return [item for item in slices if item not in odd]
+
+
+def _check_images(slices: list[Slice]) -> None:
+    """What must hold for every file, and for all together."""
+    for item in slices:
+        problem = unusable_image(item)
+        if problem:
+            raise _Unusable(f"{item.path.name}: {problem}")
+    for name, key in (("Rows and Columns", lambda s: (s.rows, s.columns)), ("PixelSpacing", _spacing)):
+        count = Counter(map(key, slices))
+        if len(count) > 1:
+            common = count.most_common(1)[0][0]
+            odd = [item for item in slices if key(item) != common]
+            raise _Unusable(f"{len(odd)} files with another {name}: {_names(odd)} ({key(odd[0])}, not {common})")
+
+
+def _check_stack(stack: Geometry, policy: Policy, repairs: list[str]) -> None:
+    """Orientation, tilt, number and steps of slices at distinct positions."""
+    first = stack.slices[0]
+    if not is_frame(first):
+        raise _Unusable(f"{first.path.name}: ImageOrientationPatient is not two perpendicular unit vectors")
+    if len(stack.slices) < MIN_SLICES:
+        raise _Unusable(f"{first.path.name}: only {len(stack.slices)} slices, {MIN_SLICES} are needed")
+    if stack.obliqueness > MAX_OBLIQUENESS:
+        raise _Unusable(f"{first.path.name}: oblique by {stack.obliqueness:.1f}°, at most {MAX_OBLIQUENESS:g}°")
+    if stack.wander > 0.5 * min(first.spacing or (1.0,)):
+        raise _Unusable(f"{first.path.name}: slices are shifted against each other by up to {stack.wander:.1f} mm")
+    if stack.tilt > MAX_TILT:
+        if policy.tilt == "skip":
+            raise _Unusable(f"{first.path.name}: gantry tilt {stack.tilt:.1f}° (--tilt resample shears it back)")
+        repairs.append(f"gantry tilt {stack.tilt:.1f}° sheared back")
+    if stack.odd_steps.any():
+        _check_steps(stack, policy, repairs)
+    if stack.extent[2] < MIN_EXTENT:
+        raise _Unusable(f"{first.path.name}: covers {stack.extent[2]:.0f} mm of z, at least {MIN_EXTENT:g} are needed")
+
+
+def _check_steps(stack: Geometry, policy: Policy, repairs: list[str]) -> None:
+    """Missing slices and mixed spacings."""
+    median = float(np.median(stack.steps))
+    odd = np.flatnonzero(stack.odd_steps)
+    longest = int(odd[np.argmax(stack.steps[odd])])
+    where = f"spacing {stack.steps[longest]:.3f} mm after {stack.slices[longest].path.name}, median {median:.3f}"
+    multiples = stack.steps[odd] / median
+    missing = np.rint(multiples) - 1
+    gaps_only = bool((missing >= 1).all() and (np.abs(multiples - missing - 1) < 0.05).all())
+    bridged = bool((missing <= policy.max_gap).all() and stack.steps.max() <= LONGEST_GAP)
+    if gaps_only and bridged:
+        repairs.append(f"{int(missing.sum())} missing slices interpolated: {where}")
+    elif gaps_only:
+        can = missing.max() <= MAX_GAP and stack.steps.max() <= LONGEST_GAP
+        option = f" (--max-gap {int(missing.max())} interpolates)" if can else ""
+        raise _Unusable(f"{int(missing.sum())} slices missing: {where}{option}")
+    elif stack.steps.max() > min(LONGEST_GAP, (MAX_GAP + 1.05) * median):
+        raise _Unusable(f"{len(odd)} irregular steps: {where}")
+    elif policy.on_irregular == "resample":
+        repairs.append(f"{len(odd)} irregular steps resampled by their true positions: {where}")
+    else:
+        raise _Unusable(f"{len(odd)} irregular steps: {where} (--on-irregular resample uses true positions)")
+
+
+def _spacing(item: Slice) -> tuple[float, ...]:
+    return tuple(round(mm, 4) for mm in item.spacing or ())
+
+
+def _rounded(orientation: tuple[float, ...] | None) -> tuple[float, ...]:
+    return tuple(round(number, 2) for number in orientation or ())
+
+
+def _names(slices: list[Slice]) -> str:
+    names = [item.path.name for item in slices[:3]]
+    return ", ".join(names) + (f" and {len(slices) - 3} more" if len(slices) > 3 else "")

@@ -1,0 +1,13 @@
+"""From an archive to training volumes, nothing lost and nothing silent.
+
+plan = plan_lidc(scan(folder), folder, Policy(), Target())     # headers only
+for entry in run(plan, out, workers=2): ...                    # volumes, previews, manifest.jsonl
+"""
+
+from wdm_cli.engine.preprocess.lidc import plan_lidc
+from wdm_cli.engine.preprocess.manifest import Entry, tally
+from wdm_cli.engine.preprocess.preview import write_contact_sheet
+from wdm_cli.engine.preprocess.target import Target
+from wdm_cli.engine.preprocess.work import Plan, clear, run
+
+__all__ = ["Entry", "Plan", "Target", "clear", "plan_lidc", "run", "tally", "write_contact_sheet"]

@@ -1,0 +1,150 @@
+"""A CT series to a training volume: HU, padding, resampling, window, RAS. One slice in memory at a time.
+
+Every slice is decoded, set to −1000 HU where it is padding or below (before any interpolation: cubic splines
+would carry −2000 hundreds of HU into the body), brought onto the wanted in-plane grid and kept only there.
+The largest scan of LIDC-IDRI (764 slices of 512²) so needs 0.2 GB instead of 0.8 GB as float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from wdm_cli.engine.dicom import Geometry, Policy, Series, Slice
+from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.preprocess.decode import hounsfield
+from wdm_cli.engine.preprocess.resample import Axis, Spline, axis_for, even, grid_affine
+from wdm_cli.engine.preprocess.target import AIR, METAL, Prepared, Target, finish_ct, to_ras
+
+Floats = npt.NDArray[np.float32]
+LOWEST = -1024.0  # HU; scanners store air down to here
+NEAR_AIR = -900.0  # HU; padding below this looks like air anyway
+
+
+@dataclass
+class _Seen:
+    """What is counted over the slices."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    padding: int = 0
+    clipped: int = 0
+    duplicates: list[str] = field(default_factory=list)
+
+    def add(self, hu: Floats, padding: npt.NDArray[np.bool_] | None) -> None:
+        real = hu if padding is None else hu[~padding]
+        outside = hu < LOWEST
+        if padding is not None:
+            outside |= padding & (hu > NEAR_AIR)
+        self.padding += int(np.count_nonzero(outside))
+        if real.size:
+            self.low, self.high = min(self.low, float(real.min())), max(self.high, float(real.max()))
+            self.clipped += int(np.count_nonzero(real > METAL))
+
+    def repairs(self) -> list[str]:
+        found = list(self.duplicates)
+        if self.padding:
+            found.append(f"{self.padding:,} voxels of padding or below {LOWEST:g} HU set to {AIR:g}")
+        if self.clipped:
+            found.append(f"{self.clipped:,} voxels above {METAL:g} HU clipped")
+        return found
+
+
+def plan(stack: Geometry, target: Target) -> list[Axis]:
+    """The wanted grid along columns, rows and slices."""
+    x, y, z = stack.spacing
+    first = stack.slices[0]
+    return [
+        axis_for(even(first.columns, x), target.size, target.spacing),
+        axis_for(even(first.rows, y), target.size, target.spacing),
+        _slice_axis(stack, z, target),
+    ]
+
+
+def _slice_axis(stack: Geometry, step: float, target: Target) -> Axis:
+    """As `axis_for`, but knots may be uneven; positions count from the first slice."""
+    knots = stack.positions - stack.positions[0]
+    extent, spacing = float(knots[-1]) + step, target.spacing or step
+    return Axis(target.size or max(1, round(extent / spacing)), spacing, extent, float(knots[-1]) / 2)
+
+
+def padded_and_cropped(stack: Geometry, axes: list[Axis]) -> tuple[list[float], list[float]]:
+    """mm added and left out along right, anterior and superior."""
+    _, _, order = to_ras(np.empty((1, 1, 1)), stack.affine)
+    return [axes[i].padded for i in order], [axes[i].cropped for i in order]
+
+
+def prepare(series: Series, policy: Policy, target: Target) -> Prepared:
+    """Decode, resample and scale a usable series.
+
+    Raises:
+        DataError: pixels are damaged, differ where they must not, or show no body; a file is named.
+    """
+    stack = series.stack
+    assert stack is not None
+    axes = plan(stack, target)
+    seen = _Seen()
+    planes = _planes(series, policy, axes, seen)
+    name = stack.slices[0].path.name
+    if seen.high - seen.low < 1:
+        raise DataError(f"{name} …: every voxel is {seen.low:g} HU")
+    through = Spline(stack.positions - stack.positions[0]).weights(axes[2].centres)
+    hu = (through @ planes.reshape(len(planes), -1)).reshape(-1, *planes.shape[1:]) + np.float32(AIR)
+    hu, affine, _ = to_ras(hu.transpose(2, 1, 0), grid_affine(stack.affine, axes))
+    try:
+        array = finish_ct(hu, target)
+    except DataError as error:
+        raise DataError(f"{name} …: {error.what}") from error
+    padded, cropped = padded_and_cropped(stack, axes)
+    facts = {
+        "slices": len(stack.slices),
+        "spacing_in": [round(mm, 4) for mm in stack.spacing],
+        "spacing_out": [round(mm, 4) for mm in np.linalg.norm(affine[:3, :3], axis=0).tolist()],
+        "shape": list(array.shape),
+        "padded_mm": padded,
+        "cropped_mm": cropped,
+        "hu_range": [seen.low, seen.high],
+    }
+    return Prepared(array, affine, tuple(seen.repairs()), facts)
+
+
+def _planes(series: Series, policy: Policy, axes: list[Axis], seen: _Seen) -> Floats:
+    """[n, y, x] HU + 1000 of every slice on the in-plane grid: 0 is air, so what lies outside is air too."""
+    stack = series.stack
+    assert stack is not None
+    first, (step_x, step_y, _) = stack.slices[0], stack.spacing
+    splines = Spline(even(first.columns, step_x)), Spline(even(first.rows, step_y))
+    planes = np.empty((len(stack.slices), axes[1].size, axes[0].size), np.float32)
+    weights: dict[tuple[float, float], tuple[Floats, Floats]] = {}
+    for number, (item, twins) in enumerate(zip(stack.slices, series.twins, strict=True)):
+        hu, padding = hounsfield(item)
+        _compare(item, hu, twins, policy, seen)
+        seen.add(hu, padding)
+        if padding is not None:
+            hu[padding] = AIR
+        np.clip(hu, AIR, METAL, out=hu)
+        shift = (round(float(stack.offsets[number, 0]), 4), round(float(stack.offsets[number, 1]), 4))
+        if shift not in weights:  # one entry but for a tilted gantry, whose slices each have their own
+            weights.clear()
+            weights[shift] = tuple(  # type: ignore[assignment]
+                spline.weights(axis.centres - mm) for spline, axis, mm in zip(splines, axes[:2], shift, strict=True)
+            )
+        across, down = weights[shift]
+        planes[number] = down @ (hu - np.float32(AIR)) @ across.T
+    return planes
+
+
+def _compare(item: Slice, hu: Floats, twins: tuple[Slice, ...], policy: Policy, seen: _Seen) -> None:
+    """Files at the position of `item` must be copies of it."""
+    for twin in twins:
+        other, _ = hounsfield(twin)
+        if np.array_equal(hu, other):
+            continue
+        if policy.on_duplicate == "skip":
+            raise DataError(
+                f"{item.path.name} and {twin.path.name} lie at the same position with different pixels "
+                "(--on-duplicate first keeps the first)"
+            )
+        seen.duplicates.append(f"{item.path.name} kept, {twin.path.name} at the same position differs")
