@@ -139,7 +139,8 @@ def _ventricles(draw: np.random.Generator, x: Field, y: Field, z: Field) -> Fiel
     width, length, spread = draw.uniform((0.055, 0.30, 0.13), (0.11, 0.42, 0.2)).tolist()
     front, middle, back = (spread, length, 0.06), (0.05 + width / 2, 0.02, 0.15), (spread * 1.15, -length, 0.04)
     tube: Field = np.minimum(_tube(x, y, z, front, middle), _tube(x, y, z, middle, back))
-    return tube - width
+    tube -= width
+    return tube
 
 
 def _fossa(draw: np.random.Generator, space: _Space) -> Field:

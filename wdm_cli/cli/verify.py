@@ -1,0 +1,114 @@
+"""wdm verify: what a folder holds and what is wrong with it, before hours are spent on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wdm_cli.cli import console
+from wdm_cli.cli.options import ConfigOption, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from wdm_cli.engine.data.inventory import Inventory
+    from wdm_cli.engine.data.survey import CaseReport
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of volumes.")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="brats, lidc-idri or nifti. Default: told by the files' names.")
+    ] = None,
+    preset: Annotated[str, typer.Option("--preset", help="Whose image size and intensities.")] = "ours_unet_128",
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read files.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """List the volumes of a folder, the files that are none, and every file that training could not use.
+
+    Exit code 0: all volumes can be used; 4: some cannot; 3: none can.
+    """
+    from wdm_cli.config import resolve
+    from wdm_cli.engine.data import guess_kind
+    from wdm_cli.engine.data.survey import oddities, survey
+
+    kind = dataset or guess_kind(folder)
+    resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options={"data.kind": kind})
+    data = resolved.preset.data
+    if dataset is None:
+        console.note(f"taken as {kind}, by the files' names (--dataset chooses)")
+    inventory = data.find(folder)
+    reports: list[CaseReport] = []
+    with console.Progress("reading", len(inventory.cases)) as progress:
+        for report in survey(data, inventory, workers):
+            reports.append(report)
+            progress.update(len(reports), report.name)
+    reports.sort(key=lambda report: report.name)
+    notes = oddities(reports)
+    if as_json:
+        console.answer_json(_as_json(kind, data.shape, inventory, reports, notes))
+    else:
+        _show(kind, inventory, reports)
+        for text in notes:
+            console.warn(text)
+    _raise_if_bad(folder, reports)
+
+
+def _show(kind: str, inventory: Inventory, reports: list[CaseReport]) -> None:
+    """Tables: volumes by shape, unusable files, cropped anatomy, ignored files by reason."""
+    from collections import Counter
+
+    from wdm_cli.engine.data.survey import describe
+
+    usable = [report for report in reports if not report.problem]
+    broken = [report for report in reports if report.problem]
+    cropped = [report for report in usable if report.warning]
+    kinds = Counter(f"{describe(report)}  ÷{report.factor}" for report in usable)
+    rows = [(count, *text.split("  ")) for text, count in kinds.most_common()]
+    console.table(
+        ("volumes", "voxels", "voxel size", "axes", "averaged"), rows, title=f"{len(usable)} usable volumes ({kind})"
+    )
+    if broken:
+        rows_broken = [(report.path, report.problem) for report in broken]
+        console.table(("unusable file", "reason"), rows_broken, title=f"{len(broken)} unusable files")
+    if cropped:
+        rows_cropped = [(report.name, report.warning) for report in cropped]
+        console.table(("case", "warning"), rows_cropped, title=f"{len(cropped)} volumes lose anatomy")
+    if inventory.ignored:
+        examples = {reason: path for path, reason in reversed(inventory.ignored)}
+        rows_ignored = [(count, reason, examples[reason]) for reason, count in inventory.reasons().items()]
+        console.table(("ignored", "reason", "example"), rows_ignored, title=f"{len(inventory.ignored)} files ignored")
+
+
+def _as_json(
+    kind: str, shape: tuple[int, int, int], inventory: Inventory, reports: list[CaseReport], notes: list[str]
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "dir": str(inventory.root),
+        "dataset": kind,
+        "image_size": list(shape),
+        "usable": sum(not report.problem for report in reports),
+        "unusable": sum(bool(report.problem) for report in reports),
+        "cases": [asdict(report) | {"path": str(report.path)} for report in reports],
+        "ignored": [{"path": str(path), "reason": reason} for path, reason in inventory.ignored],
+        "notes": notes,
+    }
+
+
+def _raise_if_bad(folder: Path, reports: list[CaseReport]) -> None:
+    from wdm_cli.engine.errors import DataError, PartialError
+
+    broken = sum(bool(report.problem) for report in reports)
+    if broken == len(reports):
+        raise DataError(f"{folder}: none of {broken} files can be used", hint="the reasons are listed above")
+    if broken:
+        raise PartialError(
+            f"{folder}: {broken} of {len(reports)} files cannot be used",
+            why="training refuses a folder with unusable files, so that none is dropped in silence",
+            hint="repair them or move them out of the folder",
+        )
