@@ -21,7 +21,7 @@ TEXT, SMALL = 15, 11  # sizes of type in pixels
 GAP, MARGIN, GUTTER = 4, 18, 26  # between planes, around the picture, between groups
 HEADING = 2 * TEXT + 10  # a group's title and the names of its volumes
 MOST_COLUMNS = 8
-NOT_IN_FONT = str.maketrans({"³": "^3", "²": "^2", "−": "-"})
+NOT_IN_FONT = str.maketrans({"³": "^3", "²": "^2", "−": "-", "–": "-", "—": "-", "×": "x", "→": "to", "µ": "u"})
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
