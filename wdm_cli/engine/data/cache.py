@@ -80,7 +80,8 @@ class VolumeCache:
                 f"{self._entries[index]}: this copy in the cache is missing or damaged",
                 hint="run the same command again",
             ) from error
-        return stored * np.float32(1 / INT16_SCALE) if stored.dtype == np.int16 else np.array(stored)
+        array = np.array(stored, np.float32)  # a copy: nothing stays mapped
+        return array / np.float32(INT16_SCALE) if stored.dtype == np.int16 else array
 
     @property
     def affine(self) -> Affine:

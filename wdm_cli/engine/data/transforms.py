@@ -106,7 +106,7 @@ def unit_mr(array: Array) -> Array:
     """BraTS rule of the paper: clip at the 0.1 % and 99.9 % quantiles of the whole volume, min-max to [0, 1].
 
     Raises:
-        ValueError: nothing but one value is left between the quantiles.
+        ValueError: nothing but one value is left after clipping.
     """
     low, high = quantiles(array, (LOW_QUANTILE, HIGH_QUANTILE))
     return _min_max(array, low, high)
@@ -154,11 +154,12 @@ def to_window(array: NDArray[np.float32], window: tuple[float, float]) -> NDArra
 
 
 def _min_max(array: Array, low: float, high: float) -> Array:
-    if not low < high:
-        raise ValueError(f"the intensities between the quantiles are all {low:g}")
-    unit = np.clip(array, np.float32(low), np.float32(high))
-    unit -= np.float32(low)
-    unit /= np.float32(high - low)
+    bottom, top = np.float32(low), np.float32(high)
+    if not bottom < top:
+        raise ValueError(f"nearly every voxel is {low:g}: no range of intensities is left after clipping")
+    unit = np.clip(array, bottom, top)
+    unit -= bottom
+    unit /= top - bottom  # in float32, so that the highest value becomes exactly 1
     return np.clip(unit, 0, 1, out=unit)
 
 
