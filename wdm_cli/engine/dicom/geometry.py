@@ -47,8 +47,13 @@ class Geometry:
     @cached_property
     def groups(self) -> list[list[int]]:
         """Indices of slices, those at the same position together."""
-        starts = np.flatnonzero(np.diff(self.positions) > SAME_POSITION) + 1
-        return [list(part) for part in np.split(np.arange(len(self.positions)), starts)]
+        groups: list[list[int]] = [[0]]
+        for index, step in enumerate(np.diff(self.positions).tolist(), start=1):
+            if step > SAME_POSITION:
+                groups.append([index])
+            else:
+                groups[-1].append(index)
+        return groups
 
     def at_distinct_positions(self) -> Geometry:
         """The first slice of every position."""
@@ -102,6 +107,11 @@ class Geometry:
         return float(np.linalg.norm(self.offsets - line, axis=1).max())
 
     @property
+    def axes(self) -> str:
+        """The sides of the body that columns, rows and slices rise to, e.g. LPS."""
+        return "".join(_side(axis) for axis in directions(self.slices[0]))
+
+    @property
     def obliqueness(self) -> float:
         """Angle in degrees between the axes and the nearest axes of the body."""
         return max(_angle_to_axis(axis) for axis in directions(self.slices[0]))
@@ -136,3 +146,8 @@ def is_frame(item: Slice) -> bool:
 
 def _angle_to_axis(direction: Array) -> float:
     return float(np.degrees(np.arccos(min(1.0, float(np.abs(direction).max())))))
+
+
+def _side(direction: Array) -> str:
+    axis = int(np.abs(direction).argmax())
+    return ("RL", "AP", "IS")[axis][int(direction[axis] > 0)]

@@ -20,6 +20,8 @@ MIN_SLICES, MIN_EXTENT = 4, 100.0  # mm of z; less is no chest
 MAX_TILT = 0.1  # degrees
 MAX_OBLIQUENESS = 20.0  # degrees
 MAX_LOCALIZERS = 2
+SAME_DIRECTION = 0.02
+AXIAL = "LPS"  # where columns, rows and slices of an ordinary axial series rise
 LONGEST_GAP = 10.0  # mm; nothing bridges more
 MAX_GAP = 3  # slices
 Verdict = Literal["accepted", "repaired", "skipped", "ignored"]
@@ -69,9 +71,6 @@ class Series:
     def usable(self) -> bool:
         return self.verdict in ("accepted", "repaired")
 
-    def skipped(self, reason: str) -> Series:
-        return dataclasses.replace(self, verdict="skipped", reasons=(*self.reasons, reason))
-
 
 class _Unusable(Exception):
     """Why a series is skipped."""
@@ -105,7 +104,7 @@ def judge(slices: list[Slice], policy: Policy) -> Series:
         distinct = stack.at_distinct_positions()
         _check_stack(distinct, policy, repairs)
     except _Unusable as error:
-        return base.skipped(str(error))
+        return dataclasses.replace(base, verdict="skipped", reasons=(str(error),))
     verdict: Verdict = "repaired" if repairs else "accepted"
     return dataclasses.replace(base, verdict=verdict, repairs=tuple(repairs), stack=distinct, twins=twins)
 
@@ -141,13 +140,10 @@ def _without_localizers(slices: list[Slice], repairs: list[str]) -> list[Slice]:
         problem = kind_problem(item) or ("" if item.orientation else "no ImageOrientationPatient")
         if problem and not is_localizer(item):
             raise _Unusable(f"{item.path.name}: {problem}")
-    facing = Counter(_rounded(item.orientation) for item in slices if not is_localizer(item))
-    common = np.array(facing.most_common(1)[0][0])
-    odd = [
-        item
-        for item in slices
-        if item.orientation is None or is_localizer(item) or np.abs(np.array(item.orientation) - common).max() > 0.02
-    ]
+    facing = Counter(item.orientation for item in slices if not is_localizer(item))
+    common = facing.most_common(1)[0][0]
+    same = {one for one in facing if one and common and np.allclose(one, common, atol=SAME_DIRECTION)}
+    odd = [item for item in slices if item.orientation not in same or is_localizer(item)]
     if len(odd) > MAX_LOCALIZERS or 2 * len(odd) >= len(slices):
         raise _Unusable(f"{len(odd)} slices have another orientation, the first {odd[0].path.name}")
     if odd:
@@ -161,12 +157,16 @@ def _check_images(slices: list[Slice]) -> None:
         problem = unusable_image(item)
         if problem:
             raise _Unusable(f"{item.path.name}: {problem}")
-    for name, key in (("Rows and Columns", lambda s: (s.rows, s.columns)), ("PixelSpacing", _spacing)):
-        count = Counter(map(key, slices))
-        if len(count) > 1:
-            common = count.most_common(1)[0][0]
-            odd = [item for item in slices if key(item) != common]
-            raise _Unusable(f"{len(odd)} files with another {name}: {_names(odd)} ({key(odd[0])}, not {common})")
+    for name, values in (
+        ("Rows and Columns", [(item.rows, item.columns) for item in slices]),
+        ("PixelSpacing", [item.spacing or () for item in slices]),
+    ):
+        common = Counter(values).most_common(1)[0][0]
+        same = {value for value in set(values) if np.allclose(value, common, rtol=0, atol=1e-4)}
+        odd = [item for item, value in zip(slices, values, strict=True) if value not in same]
+        if odd:
+            value = values[slices.index(odd[0])]
+            raise _Unusable(f"{len(odd)} files with another {name}: {_names(odd)} ({value}, not {common})")
 
 
 def _check_stack(stack: Geometry, policy: Policy, repairs: list[str]) -> None:
@@ -180,6 +180,10 @@ def _check_stack(stack: Geometry, policy: Policy, repairs: list[str]) -> None:
         raise _Unusable(f"{first.path.name}: oblique by {stack.obliqueness:.1f}°, at most {MAX_OBLIQUENESS:g}°")
     if stack.wander > 0.5 * min(first.spacing or (1.0,)):
         raise _Unusable(f"{first.path.name}: slices are shifted against each other by up to {stack.wander:.1f} mm")
+    if stack.axes != AXIAL:
+        repairs.append(f"reoriented from {stack.axes} to RAS")
+    if stack.obliqueness > MAX_TILT:
+        repairs.append(f"oblique by {stack.obliqueness:.1f}°, kept in the affine")
     if stack.tilt > MAX_TILT:
         if policy.tilt == "skip":
             raise _Unusable(f"{first.path.name}: gantry tilt {stack.tilt:.1f}° (--tilt resample shears it back)")
@@ -212,14 +216,6 @@ def _check_steps(stack: Geometry, policy: Policy, repairs: list[str]) -> None:
         repairs.append(f"{len(odd)} irregular steps resampled by their true positions: {where}")
     else:
         raise _Unusable(f"{len(odd)} irregular steps: {where} (--on-irregular resample uses true positions)")
-
-
-def _spacing(item: Slice) -> tuple[float, ...]:
-    return tuple(round(mm, 4) for mm in item.spacing or ())
-
-
-def _rounded(orientation: tuple[float, ...] | None) -> tuple[float, ...]:
-    return tuple(round(number, 2) for number in orientation or ())
 
 
 def _names(slices: list[Slice]) -> str:

@@ -49,7 +49,7 @@ def plan_lidc(found: Iterable[Slice | OtherFile], folder: Path, policy: Policy, 
     others = [item for item in items if isinstance(item, OtherFile)]
     scans = [item for item in slices if item.modality == MODALITY]
     series = [judge(members, policy) for members in group(scans)]
-    series, others = blame_damaged(series, others)
+    series = blame_damaged(series, others)
     series = [_with_padding(item, target) for item in choose(series, policy)]
     settled = [_entry(item, folder) for item in series if not item.usable]
     settled += _entries_of_others(others, folder)
@@ -64,8 +64,10 @@ def plan_lidc(found: Iterable[Slice | OtherFile], folder: Path, policy: Policy, 
     return Plan(jobs, settled, protocol)
 
 
-def blame_damaged(series: list[Series], others: list[OtherFile]) -> tuple[list[Series], list[OtherFile]]:
+def blame_damaged(series: list[Series], others: list[OtherFile]) -> list[Series]:
     """A damaged file belongs to the only series of its folder, which then cannot be trusted to be whole."""
+    if not any(other.verdict == "skipped" for other in others):
+        return series
     by_folder: dict[Path, set[str]] = defaultdict(set)
     for item in series:
         for file in item.files:
@@ -75,13 +77,14 @@ def blame_damaged(series: list[Series], others: list[OtherFile]) -> tuple[list[S
         owners = by_folder.get(other.path.parent, set())
         if other.verdict == "skipped" and len(owners) == 1:
             damaged.setdefault(next(iter(owners)), other)
-    blamed = [
-        item.skipped(f"{damaged[item.source].path.name}: {damaged[item.source].reason}")
-        if item.source in damaged and item.usable
-        else item
-        for item in series
-    ]
-    return blamed, others
+    blamed = []
+    for item in series:
+        culprit = damaged.get(item.source)
+        if culprit and item.verdict != "ignored":
+            reasons = (f"{culprit.path.name}: {culprit.reason}", *item.reasons)
+            item = dataclasses.replace(item, verdict="skipped", reasons=reasons)
+        blamed.append(item)
+    return blamed
 
 
 def _with_padding(series: Series, target: Target) -> Series:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
+import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from wdm_cli.engine.data import parallel
 from wdm_cli.engine.data.volume import Volume, write_nifti
-from wdm_cli.engine.errors import ConfigError, DataError, ResourceError
+from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.files import PARTIAL, sha256_file, write_json
 from wdm_cli.engine.preprocess.manifest import Entry, Manifest
 from wdm_cli.engine.preprocess.preview import write_preview
@@ -78,10 +75,11 @@ def run(plan: Plan, out: Path, *, workers: int = 1, strict: bool = False) -> Ite
             todo.append(job)
         else:
             yield done
-    for entry in _made(todo, out, workers):
-        manifest.record(entry)
-        yield entry
-        _check(entry, strict)
+    for _, made in parallel.run(partial(make, out=out), todo, workers):
+        assert isinstance(made, Entry)
+        manifest.record(made)
+        yield made
+        _check(made, strict)
 
 
 def make(job: Job, out: Path) -> Entry:
@@ -132,8 +130,6 @@ def open_folder(out: Path, protocol: dict[str, Any]) -> None:
 
 
 def _protocol(path: Path) -> dict[str, Any]:
-    import json
-
     try:
         found = json.loads(path.read_text()).get("protocol", {})
     except (OSError, ValueError, AttributeError):
@@ -168,37 +164,3 @@ def _check(entry: Entry, strict: bool) -> None:
             why="--strict stops at the first case that cannot be used",
             hint="repair or move it, or run without --strict to skip and list such cases",
         )
-
-
-def _made(jobs: Sequence[Job], out: Path, workers: int) -> Iterator[Entry]:
-    """Entries in the order in which they are finished."""
-    if min(workers, len(jobs)) <= 1:
-        yield from (make(job, out) for job in jobs)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked child would inherit locked libraries
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker)
-    try:
-        futures: Iterable[Future[Entry]] = [pool.submit(make, job, out) for job in jobs]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ResourceError(
-            "a worker process was killed, most likely for want of memory",
-            why="each needs up to 2.5 GB",
-            hint="use fewer --workers; finished cases are kept, the same command continues",
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which lets the current cases end; end at once when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
