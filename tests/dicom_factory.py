@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    generate_uid,
+)
 
 SIDE, SLICES, STEP, PIXEL = 16, 32, 4.0, 8.0  # 128 mm along every axis
 Change = Callable[[int, Dataset], Dataset | None]
@@ -68,7 +76,9 @@ def write(ds: Dataset, path: Path, **tags: Any) -> Path:
         else:
             setattr(ds, tag, value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    ds.save_as(path, enforce_file_format=True)
+    syntax = ds.file_meta.TransferSyntaxUID
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    pydicom.dcmwrite(path, ds, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
     return path
 
 

@@ -99,7 +99,7 @@ def one_thread_a_process() -> None:
 def execute(make_plan: Callable[[], Plan], source: Path, out: Path, options: Run) -> None:
     """Plan, make every case, report; ends with the exit code the report deserves."""
     from wdm_cli.engine.errors import ConfigError, DataError
-    from wdm_cli.engine.preprocess import clear, run, write_contact_sheet
+    from wdm_cli.engine.preprocess import run, write_contact_sheet
 
     if not source.is_dir():
         raise DataError(f"no folder {source}")
@@ -109,11 +109,9 @@ def execute(make_plan: Callable[[], Plan], source: Path, out: Path, options: Run
         raise ConfigError(f"--out {out}: lies in {source}", why="the source is never written to")
     plan = make_plan()
     console.note(f"{len(plan.jobs)} cases to make, {sum(e.verdict == 'skipped' for e in plan.settled)} skipped so far")
-    if options.overwrite:
-        clear(out)
     entries: list[Entry] = []
     with console.Progress("cases", len(plan.jobs)) as progress:
-        for entry in run(plan, out, workers=options.workers, strict=options.strict):
+        for entry in run(plan, out, workers=options.workers, strict=options.strict, overwrite=options.overwrite):
             entries.append(entry)
             if len(entries) > len(plan.settled):
                 console.detail(f"{entry.case}: {entry.verdict} {'; '.join(entry.reasons + entry.repairs)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -57,6 +58,32 @@ def atomic_publish(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             temporary.unlink()
         with contextlib.suppress(OSError):
             folder.rmdir()  # only when no other writer is at work in it
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of an output folder; the kernel drops the lock when the process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise write_error(folder, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResourceError(
+                f"{folder}: another process is at work in this folder", hint="wait, or use another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: nothing to check
+        yield
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed writers left below a folder that is `locked`."""
+    for partial in folder.rglob(PARTIAL):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _reserve(temporary: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import Any
 from wdm_cli.engine import checkpoint as checkpoints
 from wdm_cli.engine.checkpoint import Checkpoint
 from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
-from wdm_cli.engine.files import write_error, write_text
+from wdm_cli.engine.files import locked, write_error, write_text
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.train import Trainer, TrainStep
 
@@ -92,26 +91,6 @@ def newest_run(root: Path) -> Path:
             hint="train one with `wdm train`, or name a source: --run DIR, --checkpoint FILE or --weights NAME",
         )
     return files[-1].parents[1]
-
-
-@contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Keep a second training out of the folder; the kernel drops the lock when the process ends."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("w")
-    except OSError as error:
-        raise write_error(run, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ResourceError(
-                f"{run}: another training is at work in this folder", hint="wait, or use another --out"
-            ) from None
-        except OSError:
-            pass  # a file system without locks: nothing to check
-        yield
 
 
 def resume(run: Path, trainer: Trainer) -> Resumed | None:

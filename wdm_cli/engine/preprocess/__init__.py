@@ -8,6 +8,6 @@ from wdm_cli.engine.preprocess.lidc import plan_lidc
 from wdm_cli.engine.preprocess.manifest import Entry, tally
 from wdm_cli.engine.preprocess.preview import write_contact_sheet
 from wdm_cli.engine.preprocess.target import Target
-from wdm_cli.engine.preprocess.work import Plan, clear, run
+from wdm_cli.engine.preprocess.work import Plan, run
 
-__all__ = ["Entry", "Plan", "Target", "clear", "plan_lidc", "run", "tally", "write_contact_sheet"]
+__all__ = ["Entry", "Plan", "Target", "plan_lidc", "run", "tally", "write_contact_sheet"]

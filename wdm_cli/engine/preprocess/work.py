@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from wdm_cli.engine.data import parallel
 from wdm_cli.engine.data.volume import Volume, write_nifti
 from wdm_cli.engine.errors import ConfigError, DataError
-from wdm_cli.engine.files import PARTIAL, sha256_file, write_json
+from wdm_cli.engine.files import PARTIAL, locked, remove_partial, sha256_file, write_json
 from wdm_cli.engine.preprocess.manifest import Entry, Manifest
 from wdm_cli.engine.preprocess.preview import write_preview
 from wdm_cli.engine.preprocess.target import Prepared
+from wdm_cli.engine.provenance import commit, versions
 
 
 class Job(Protocol):
@@ -49,12 +50,13 @@ class Plan:
     protocol: dict[str, Any]
 
 
-def run(plan: Plan, out: Path, *, workers: int = 1, strict: bool = False) -> Iterator[Entry]:
+def run(plan: Plan, out: Path, *, workers: int = 1, strict: bool = False, overwrite: bool = False) -> Iterator[Entry]:
     """Make every case that is not yet there; yield one entry a case, finished ones first.
 
     Args:
         workers: processes. The files do not depend on their number.
         strict: the first skipped case is an error.
+        overwrite: remove what an earlier run made and start anew.
 
     Raises:
         DataError: a case was skipped under `strict`.
@@ -63,23 +65,23 @@ def run(plan: Plan, out: Path, *, workers: int = 1, strict: bool = False) -> Ite
     """
     for entry in plan.settled:
         _check(entry, strict)
-    open_folder(out, plan.protocol)
-    manifest = Manifest(out)
-    for entry in plan.settled:
-        manifest.record(entry)
-        yield entry
-    todo = []
-    for job in plan.jobs:
-        done = manifest.finished(job.source, job.files)
-        if done is None:
-            todo.append(job)
-        else:
-            yield done
-    for _, made in parallel.run(partial(make, out=out), todo, workers):
-        assert isinstance(made, Entry)
-        manifest.record(made)
-        yield made
-        _check(made, strict)
+    with locked(out):
+        if overwrite:
+            clear(out)
+        remove_partial(out)
+        open_folder(out, plan.protocol)
+        manifest = Manifest(out)
+        for entry in plan.settled:
+            manifest.record(entry)
+            yield entry
+        known = [(job, manifest.finished(job.source, job.files)) for job in plan.jobs]
+        yield from (done for _, done in known if done)
+        todo = [job for job, done in known if not done]
+        for _, made in parallel.run(partial(make, out=out), todo, workers):
+            assert isinstance(made, Entry)
+            manifest.record(made)
+            yield made
+            _check(made, strict)
 
 
 def make(job: Job, out: Path) -> Entry:
@@ -126,7 +128,7 @@ def open_folder(out: Path, protocol: dict[str, Any]) -> None:
             hint="use another --out, or --overwrite to make them anew",
         )
     if not old:
-        write_json(path, {"protocol": protocol})
+        write_json(path, {"protocol": protocol, "versions": versions(), "commit": commit()})
 
 
 def _protocol(path: Path) -> dict[str, Any]:
