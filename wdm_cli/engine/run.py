@@ -18,7 +18,7 @@ from typing import Any
 
 from wdm_cli.engine import checkpoint as checkpoints
 from wdm_cli.engine.checkpoint import Checkpoint
-from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
+from wdm_cli.engine.errors import CheckpointError, ConfigError
 from wdm_cli.engine.files import locked, write_error, write_text
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.train import Trainer, TrainStep
