@@ -138,7 +138,7 @@ def test_bare_tensors_are_refused(tmp_path):
 def test_missing_file_device_and_precision():
     with pytest.raises(ResourceError, match="no extractor weights"):
         load_extractor("nowhere.pth", device="cpu")
-    with pytest.raises(ConfigError, match="is no device"):
+    with pytest.raises(ResourceError, match="--device abacus"):
         load_extractor("random", device="abacus")
     with pytest.raises(ConfigError, match="unknown precision"):
         load_extractor("random", device="cpu", precision="int4")

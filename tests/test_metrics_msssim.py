@@ -9,9 +9,8 @@ import pytest
 import torch
 from golden.recipe import normal, smooth_volume
 
-from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.evaluate import finish
-from wdm_cli.engine.metrics.msssim import MSSSIM, WEIGHTS, choose_pairs, nth_pair
+from wdm_cli.engine.metrics.msssim import MSSSIM, WEIGHTS, choose_pairs, nth_pair, standard_error
 from wdm_cli.engine.metrics.ssim import ms_ssim, prepare
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text())["msssim/128/pairs"]
@@ -20,13 +19,22 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text
 class Folder(list):
     """Arrays in place of a folder of volumes."""
 
-    @property
-    def shape(self):
-        return self[0].shape
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
 
     @property
-    def files(self):
-        return [Path(f"volume{i}.nii.gz") for i in range(len(self))]
+    def shape(self):
+        return super().__getitem__(0).shape
+
+    def identity(self, index):
+        return str(hash(super().__getitem__(index).tobytes()))
+
+
+def every_pair(volumes):
+    return list(itertools.combinations(range(len(volumes)), 2))
 
 
 def monai(a, b, weights=WEIGHTS):
@@ -93,10 +101,10 @@ def test_identical_is_one_opposite_is_zero_and_order_does_not_matter():
 def test_every_unordered_pair_once_whatever_the_tiles(monkeypatch):
     volumes = Folder(related_volumes(16, 7))
     metric = MSSSIM(scales=1)
-    values = finish(metric.pairwise(volumes, seed=0))
+    values = finish(metric.pairwise(volumes, every_pair(volumes)))
     assert len(values) == 21
     monkeypatch.setattr("wdm_cli.engine.metrics.msssim.TILE_BYTES", 14 * 16**3 * 2)  # two volumes a tile
-    assert finish(metric.pairwise(volumes, seed=0)) == values
+    assert finish(metric.pairwise(volumes, every_pair(volumes))) == values
 
 
 def test_prepared_volumes_held_are_bounded(monkeypatch):
@@ -119,7 +127,7 @@ def test_prepared_volumes_held_are_bounded(monkeypatch):
     monkeypatch.setattr("wdm_cli.engine.metrics.msssim.TILE_BYTES", 14 * 8**3 * 3)  # three volumes a tile
     rng = np.random.default_rng(0)
     volumes = Folder(rng.uniform(size=(15, 8, 8, 8)).astype(np.float32))
-    finish(MSSSIM(scales=1).pairwise(volumes, seed=0))
+    finish(MSSSIM(scales=1).pairwise(volumes, every_pair(volumes)))
     assert max(held) <= 6
 
 
@@ -133,11 +141,37 @@ def test_pairs_are_drawn_by_seed_without_repetition():
 
 
 def test_too_small_volumes_are_refused_with_the_rule():
-    small = Folder([np.zeros((96, 96, 96), np.float32)] * 2)
-    with pytest.raises(DataError) as error:
-        finish(MSSSIM().pairwise(small, seed=0))
-    assert "at least 112 voxels a side" in error.value.why
-    assert "--scales 4" in error.value.hint
+    assert MSSSIM().unfit((112, 112, 112), 2) is None
+    rule, hint = MSSSIM().unfit((128, 111, 128), 2)
+    assert "at least 112 voxels a side" in rule
+    assert "--scales 4" in hint
+    assert MSSSIM(scales=4).unfit((64, 64, 64), 2) is None
+
+
+def test_an_interrupted_run_continues_with_the_same_values(tmp_path, monkeypatch):
+    monkeypatch.setattr("wdm_cli.engine.metrics.msssim.TILE_BYTES", 14 * 16**3 * 2)  # two volumes a tile
+    metric, volumes = MSSSIM(scales=1), Folder(related_volumes(16, 6))
+    expected = finish(metric.pairwise(volumes, every_pair(volumes)))
+    steps = metric.pairwise(volumes, every_pair(volumes), cache_dir=tmp_path)
+    for _ in range(12):
+        next(steps)
+    steps.close()
+    kept = len(list((tmp_path / "msssim").iterdir()))
+    assert 0 < kept < 6
+    assert finish(metric.pairwise(volumes, every_pair(volumes), cache_dir=tmp_path)) == expected
+    volumes.reads = 0
+    assert finish(metric.pairwise(volumes, every_pair(volumes), cache_dir=tmp_path)) == expected
+    assert volumes.reads == 0
+
+
+def test_standard_error_covers_the_dependence_of_pairs():
+    """The value of a pair is a_i + a_j: its mean is 2·mean(a), whose standard error is known."""
+    a = np.random.default_rng(0).normal(size=40)
+    pairs = every_pair(a)
+    values = [float(a[i] + a[j]) for i, j in pairs]
+    expected = 2 * a.std(ddof=1) / np.sqrt(len(a))
+    assert standard_error(len(a), pairs, values) == pytest.approx(expected, rel=1e-6)
+    assert standard_error(2, [(0, 1)], [0.5]) is None
 
 
 def test_fewer_scales_say_that_they_compare_with_nothing():

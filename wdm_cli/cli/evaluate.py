@@ -2,178 +2,257 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import ConfigOption, DeviceOption, JsonOption, SetOption
+from wdm_cli.cli.evaluate_folders import open_both, open_extractor, open_held_out
+from wdm_cli.cli.evaluate_options import (
+    ExtractorOption,
+    FakeOption,
+    HeldOutOption,
+    IntensityOption,
+    NeighbourOption,
+    OutOption,
+    PairsOption,
+    PictureOption,
+    PrecisionOption,
+    QuickOption,
+    RawOption,
+    RealOption,
+    RealToo,
+    SeedOption,
+    TrustOption,
+    WeightsOption,
+)
+from wdm_cli.cli.evaluate_show import draw_closest, follow, show, show_differences, show_sanity
+from wdm_cli.cli.options import DeviceOption, JsonOption, SetOption
+from wdm_cli.cli.train import cache_folder
 
 if TYPE_CHECKING:
-    from wdm_cli.engine.metrics.metric import Steps
-    from wdm_cli.engine.metrics.report import Report
-    from wdm_cli.engine.metrics.volumes import Volumes
+    from wdm_cli.engine.metrics.metric import Metric, Options
 
-app = typer.Typer(help="Score generated volumes.", no_args_is_help=True)
+__all__ = ["app", "fid", "follow", "msssim", "show"]
+app = typer.Typer(help="Score generated volumes, and say how far the scores can be trusted.", no_args_is_help=True)
 
-FakeOption = Annotated[Path, typer.Option("--fake", help="Folder of generated NIfTI volumes.")]
-RealOption = Annotated[Path, typer.Option("--real", help="Folder of real volumes of the same shape.")]
-RealToo = Annotated[Path | None, typer.Option("--real", help="Folder of real volumes, for their value beside it.")]
-WeightsOption = Annotated[
-    str, typer.Option("--weights", help="MedicalNet weights file (resnet_50_23dataset.pth), or random to try out.")
-]
-IntensityOption = Annotated[
-    str | None,
-    typer.Option(
-        "--intensity",
-        help="How volumes are stored: paper ([0, 1]) or fixed-window (HU). Else from run.json, else paper.",
-    ),
-]
-RawOption = Annotated[
-    str | None, typer.Option("--preset", help="--real is a raw data set: prepare it as this preset does.")
-]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Also write the result to this JSON file.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random choices.")]
+
+def options(seed: int, quick: bool = False) -> Options:
+    from wdm_cli.engine.metrics.metric import Options
+
+    return Options(seed=seed, cache_dir=cache_folder(), uncertainty=not quick)
+
+
+def metric_by_kind(kind: str) -> Metric:
+    from wdm_cli.engine.metrics import METRICS
+
+    return next(metric() for metric in METRICS if metric.kind == kind)
+
+
+def network_command(kind: str) -> Callable[..., None]:
+    """The command of a metric that compares features of a network and has no settings."""
+
+    def command(
+        real: RealOption,
+        fake: FakeOption,
+        weights: WeightsOption = None,
+        extractor: ExtractorOption = None,
+        trust_code: TrustOption = False,
+        device: DeviceOption = "auto",
+        precision: PrecisionOption = "float32",
+        intensity: IntensityOption = None,
+        preset: RawOption = None,
+        sets: SetOption = None,
+        seed: SeedOption = 0,
+        quick: QuickOption = False,
+        out: OutOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        from wdm_cli.engine.evaluate import run
+
+        network = open_extractor(weights, extractor, trust_code, device, precision, seed)
+        generated, true = open_both(fake, real, intensity, preset, sets)
+        show(follow(run([metric_by_kind(kind)], generated, true, network, options(seed, quick))), out, as_json)
+
+    return command
+
+
+def image_command(kind: str) -> Callable[..., None]:
+    """The command of a metric that compares volumes without a network."""
+
+    def command(
+        real: RealOption,
+        fake: FakeOption,
+        intensity: IntensityOption = None,
+        preset: RawOption = None,
+        sets: SetOption = None,
+        seed: SeedOption = 0,
+        quick: QuickOption = False,
+        out: OutOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        from wdm_cli.engine.evaluate import run
+
+        generated, true = open_both(fake, real, intensity, preset, sets)
+        show(follow(run([metric_by_kind(kind)], generated, true, None, options(seed, quick))), out, as_json)
+
+    return command
+
+
+fid = network_command("fid")
+app.command("fid", help="Fréchet distance of real and generated volumes in the features of a network.")(fid)
+app.command("kid", help="Kernel inception distance: unbiased, so it may be read at small n.")(network_command("kid"))
+app.command("mmd", help="Maximum mean discrepancy of features, Gaussian kernel.")(network_command("mmd"))
+app.command("histogram", help="Distance of intensity histograms.")(image_command("histogram"))
+app.command("spectrum", help="Distance of wavelet-band energies: missing or invented detail.")(
+    image_command("spectrum")
+)
 
 
 @app.command()
-def fid(
+def prdc(
     real: RealOption,
     fake: FakeOption,
-    weights: WeightsOption,
+    weights: WeightsOption = None,
+    extractor: ExtractorOption = None,
+    trust_code: TrustOption = False,
     device: DeviceOption = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="float32, or bf16 (faster, other features).")
-    ] = "float32",
+    precision: PrecisionOption = "float32",
     intensity: IntensityOption = None,
     preset: RawOption = None,
-    config: ConfigOption = None,
     sets: SetOption = None,
+    k: NeighbourOption = 5,
     seed: SeedOption = 0,
+    quick: QuickOption = False,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fréchet distance of real and generated volumes in the features of MedicalNet's ResNet-50."""
-    from wdm_cli.engine import evaluate
-    from wdm_cli.engine.metrics import FID
-    from wdm_cli.engine.metrics.extractor import load_extractor
+    """Precision and recall, density and coverage: fidelity and diversity apart."""
+    from wdm_cli.engine.evaluate import run
+    from wdm_cli.engine.metrics import PRDC
 
-    generated, true = open_both(fake, real, intensity, preset, config, sets)
-    extractor = load_extractor(weights, device=device, seed=seed, precision=precision)
-    options = evaluate.Options(seed=seed, cache_dir=cache_dir())
-    show(follow(evaluate.run([FID()], generated, true, extractor, options)), out, as_json)
+    network = open_extractor(weights, extractor, trust_code, device, precision, seed)
+    generated, true = open_both(fake, real, intensity, preset, sets)
+    show(follow(run([PRDC(k=k)], generated, true, network, options(seed, quick))), out, as_json)
 
 
 @app.command()
 def msssim(
     fake: FakeOption,
     real: RealToo = None,
-    pairs: Annotated[int, typer.Option("--pairs", min=0, help="Draw this many pairs; 0 takes all.")] = 0,
+    pairs: PairsOption = 0,
     scales: Annotated[int, typer.Option("--scales", min=1, max=5, help="Fewer than 5 for small volumes.")] = 5,
     intensity: IntensityOption = None,
     preset: RawOption = None,
-    config: ConfigOption = None,
     sets: SetOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """MS-SSIM over pairs of generated volumes: lower is more diverse, and so is noise."""
-    from wdm_cli.engine import evaluate
+    from wdm_cli.engine.evaluate import run
     from wdm_cli.engine.metrics import MSSSIM
 
-    generated, true = open_both(fake, real, intensity, preset, config, sets)
-    metrics = [MSSSIM(scales=scales, pairs=pairs)]
-    show(follow(evaluate.run(metrics, generated, true, None, evaluate.Options(seed=seed))), out, as_json)
+    generated, true = open_both(fake, real, intensity, preset, sets)
+    metric = MSSSIM(scales=scales, pairs=pairs)
+    show(follow(run([metric], generated, true, None, options(seed))), out, as_json)
 
 
-def open_both(
-    fake: Path,
-    real: Path | None,
-    intensity: str | None,
-    preset: str | None,
-    config: Path | None = None,
-    sets: list[str] | None = None,
-) -> tuple[Volumes, Volumes | None]:
-    """The two folders, under one intensity scheme unless their run.json files say otherwise."""
-    from wdm_cli.config import resolve
-    from wdm_cli.engine.errors import ConfigError
-    from wdm_cli.engine.metrics.volumes import Intensity, open_dataset, open_folder, recorded_intensity
+@app.command()
+def memorization(
+    real: Annotated[Path, typer.Option("--real", help="Folder of the training volumes.")],
+    fake: FakeOption,
+    held_out: HeldOutOption = None,
+    weights: WeightsOption = None,
+    extractor: ExtractorOption = None,
+    trust_code: TrustOption = False,
+    device: DeviceOption = "auto",
+    intensity: IntensityOption = None,
+    preset: RawOption = None,
+    sets: SetOption = None,
+    seed: SeedOption = 0,
+    picture: PictureOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copies of training volumes: whatever is nearer to one than volumes are that were never trained on."""
+    from wdm_cli.engine import evaluate
 
-    if (config or sets) and preset is None:
-        raise ConfigError("--config and --set change a preset, and none is given", hint="add --preset NAME")
-    if preset is not None and real is None:
-        raise ConfigError("--preset says how to prepare --real, which is not given", hint="add --real DIR")
-    asked = Intensity(intensity) if intensity else None  # type: ignore[arg-type]  # checked by Intensity
-    generated = open_folder(fake, asked)
-    if real is None:
-        return generated, None
-    if preset is not None:
-        dataset = resolve(preset, config_file=config, environment=os.environ, sets=sets or ()).preset.data
-        return generated, open_dataset(real, dataset)
-    return generated, open_folder(real, asked or recorded_intensity(real) or generated.intensity)
-
-
-def cache_dir() -> Path:
-    """Where features are kept between runs."""
-    return Path(os.environ.get("WDM_CACHE_DIR") or Path.home() / ".cache" / "wdm")
-
-
-def follow(steps: Steps[Report]) -> Report:
-    """Run an evaluation, showing the progress of each of its stages."""
-    stage: Any = None
-    try:
-        while True:
-            try:
-                record = next(steps)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            if stage is None or stage.what != record.stage:
-                if stage is not None:
-                    stage.__exit__(None, None, None)
-                stage = console.Progress(record.stage, record.total).__enter__()
-            stage.update(record.done)
-    finally:
-        if stage is not None:
-            stage.__exit__(None, None, None)
+    network = None
+    if weights is not None or extractor is not None or trust_code:
+        network = open_extractor(weights, extractor, trust_code, device, "float32", seed)
+    generated, true = open_both(fake, real, intensity, preset, sets)
+    assert true is not None
+    train, unseen = open_held_out(held_out, true)
+    report, found = follow(evaluate.memorization(train, generated, unseen, network, options(seed)))
+    if picture is not None:
+        draw_closest(picture, found, train, generated)
+    show(report, out, as_json)
 
 
-def show(report: Report, out: Path | None, as_json: bool) -> None:
-    """Warnings to stderr, the answer to stdout, and to a file if one is named."""
-    from wdm_cli.engine.files import write_json
+@app.command("all")
+def all_scores(
+    real: RealOption,
+    fake: FakeOption,
+    weights: WeightsOption = None,
+    extractor: ExtractorOption = None,
+    trust_code: TrustOption = False,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "float32",
+    intensity: IntensityOption = None,
+    preset: RawOption = None,
+    sets: SetOption = None,
+    k: NeighbourOption = 5,
+    pairs: PairsOption = 0,
+    held_out: HeldOutOption = None,
+    seed: SeedOption = 0,
+    quick: QuickOption = False,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every score from one pass; what the volumes are too few or too small for is left out and named."""
+    from wdm_cli.engine import evaluate
 
-    for text in report.warnings:
+    network = open_extractor(weights, extractor, trust_code, device, precision, seed)
+    generated, true = open_both(fake, real, intensity, preset, sets)
+    assert true is not None
+    settings = options(seed, quick)
+    report = follow(evaluate.run_all(generated, true, network, settings, neighbours=k, pairs=pairs))
+    train, unseen = open_held_out(held_out, true)
+    copies, _ = follow(evaluate.memorization(train, generated, unseen, network, settings))
+    show(report.with_scores_of(copies), out, as_json)
+
+
+@app.command()
+def sanity(
+    fake: Annotated[Path, typer.Option("--fake", "--dir", help="Folder of NIfTI volumes, generated or real.")],
+    intensity: IntensityOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What is wrong with a folder of volumes, file by file; exit 3 if a file cannot be used at all."""
+    from wdm_cli.engine.metrics.sanity import inspect
+    from wdm_cli.engine.metrics.volumes import Intensity
+
+    result = follow(inspect(fake, Intensity(intensity) if intensity else None))  # type: ignore[arg-type]
+    show_sanity(result, as_json)
+    if result.unusable:
+        raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Result of an earlier evaluation (--out A.json).")],
+    b: Annotated[Path, typer.Argument(help="Result to compare with it.")],
+    unequal_n: Annotated[bool, typer.Option("--unequal-n", help="Compare although n differs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The difference of two results with its interval; refused if they were not measured alike."""
+    from wdm_cli.engine.metrics.compare import compare as differences_of
+    from wdm_cli.engine.metrics.report import read_report
+
+    differences, warnings = differences_of(read_report(a), read_report(b), unequal_n=unequal_n)
+    for text in warnings:
         console.warn(text)
-    if out is not None:
-        write_json(out, report.to_dict())
-        console.note(f"wrote {out}")
-    if as_json:
-        console.answer_json(report.to_dict())
-        return
-    title = "Scores" if report.comparable else "Scores (not comparable with published ones)"
-    console.table(("score", "value", "how to read it"), score_rows(report), title=title)
-    console.table(("protocol", "value"), protocol_rows(report), title="Protocol")
-
-
-def score_rows(report: Report) -> list[tuple[str, str, str]]:
-    label = "" if report.comparable else " [not comparable]"
-    return [(s.name, f"{s.value:.6g}", s.direction + label) for s in report.scores]
-
-
-def protocol_rows(report: Report) -> list[tuple[str, str]]:
-    """The protocol stamp as lines; the JSON has the same in full."""
-    stamp = report.protocol
-    rows = []
-    for side in ("real", "fake"):
-        if folder := stamp[side]:
-            rows.append((side, f"n = {folder['n']}, files sha256 {folder['files_sha256'][:16]}, {folder['folder']}"))
-    if extractor := stamp["extractor"]:
-        text = f"{extractor['name']}, sha256 {extractor['sha256'][:16]}, {extractor['precision']}"
-        rows.append(("extractor", text))
-    rows.append(("shape", "×".join(map(str, stamp["shape"]))))
-    rows.append(("intensity", " ".join(map(str, stamp["intensity"].values()))))
-    rows.append(("seed", str(stamp["seed"])))
-    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in stamp["versions"].items())))
-    return rows
+    show_differences(differences, as_json)

@@ -1,4 +1,4 @@
-"""Score generated volumes: read folders, extract features once, compute every metric, stamp the protocol.
+"""Score generated volumes: read folders once, compute every metric, stamp the protocol.
 
 from wdm_cli.engine import evaluate
 from wdm_cli.engine.metrics.extractor import load_extractor
@@ -10,44 +10,37 @@ report["fid"]
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wdm_cli import __version__
-from wdm_cli.engine.errors import ConfigError, DataError
-from wdm_cli.engine.metrics import FID, MSSSIM
-from wdm_cli.engine.metrics.metric import FeatureMetric, Metric, Steps, VolumeMetric
+from wdm_cli.engine.errors import ConfigError
+from wdm_cli.engine.metrics import FID, METRICS, MSSSIM, PRDC
+from wdm_cli.engine.metrics.checks import check_fit, check_pair, copies, size_warnings, split_fitting
+from wdm_cli.engine.metrics.metric import FeatureMetric, Metric, Options, Steps, VolumeMetric
+from wdm_cli.engine.metrics.msssim import fitting_scales
 from wdm_cli.engine.metrics.report import Report, Score
 from wdm_cli.engine.metrics.volumes import Volumes, open_folder
+from wdm_cli.engine.provenance import versions
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from wdm_cli.engine.metrics.extractor import Extractor
+    from wdm_cli.engine.metrics.features import Rows
+    from wdm_cli.engine.metrics.memorization import Memorization, Memorized
 
 T = TypeVar("T")
+CLOSEST = 5  # pairs named in a report of memorisation
+DEFAULTS = Options()
+
+__all__ = ["Options", "fid", "finish", "memorization", "msssim", "run", "run_all"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to evaluate.
-
-    seed: of every random choice. cache_dir: where features are kept; None keeps nothing.
-    """
-
-    seed: int = 0
-    cache_dir: Path | None = None
-
-
-def fid(real: str | Path, fake: str | Path, extractor: Extractor, options: Options = Options()) -> Report:
+def fid(real: str | Path, fake: str | Path, extractor: Extractor, options: Options = DEFAULTS) -> Report:
     """FID of two folders of volumes; intensities as their run.json says, else already in [0, 1]."""
     return finish(run([FID()], open_folder(fake), open_folder(real), extractor, options))
 
 
-def msssim(fake: str | Path, real: str | Path | None = None, options: Options = Options()) -> Report:
+def msssim(fake: str | Path, real: str | Path | None = None, options: Options = DEFAULTS) -> Report:
     """MS-SSIM among the volumes of a folder, and among real ones if they are given."""
     return finish(run([MSSSIM()], open_folder(fake), open_folder(real) if real else None, None, options))
 
@@ -66,115 +59,169 @@ def run(
     fake: Volumes,
     real: Volumes | None = None,
     extractor: Extractor | None = None,
-    options: Options = Options(),
+    options: Options = DEFAULTS,
 ) -> Steps[Report]:
     """Score `fake`, against `real` where a metric needs it; yields progress, returns the report.
 
     Raises:
-        DataError: the folders are the same, differ in shape or intensity scheme, or a file cannot be used.
-        ConfigError: a metric of features without real volumes or an extractor.
+        DataError: the folders are the same, differ in shape or intensity scheme, do not suit a metric, or hold a
+            file that cannot be used.
+        ConfigError: a metric without the real volumes or the extractor that it needs.
     """
-    check_pair(real, fake)
-    features: tuple[NDArray[Any], NDArray[Any]] | None = None
+    check(metrics, real, fake, extractor)
+    network = [metric for metric in metrics if uses_network(metric)]
+    real_rows, fake_rows = yield from all_rows(metrics, real, fake, extractor, options)
     scores: list[Score] = []
+    remarks: list[str] = []
     for metric in metrics:
+        comparable = not metric.note and (metric not in network or (extractor is not None and extractor.comparable))
         if isinstance(metric, FeatureMetric):
-            features = features or (yield from both_features(metric, real, fake, extractor, options))
-            values = metric.score(*features, options.seed)
-        else:
-            assert isinstance(metric, VolumeMetric)
-            values = yield from metric.score(real, fake, options.seed)
-        scores += [Score(metric.kind, name, value, metric.directions[name]) for name, value in values.items()]
-    used = extractor if features else None
-    warnings = (*warnings_for(metrics, real, fake, used), *feature_warnings(features))
-    comparable = not any(metric.note for metric in metrics) and (used is None or used.comparable)
-    return Report(tuple(scores), protocol(metrics, real, fake, used, options), warnings, comparable)
+            name = "network" if metric in network else metric.kind
+            scores += feature_scores(metric, real_rows[name], fake_rows[name], options, comparable)
+        elif isinstance(metric, VolumeMetric):
+            found = yield from metric.score(real, fake, options)
+            scores += [
+                Score(
+                    metric.kind,
+                    name,
+                    value,
+                    metric.directions[name],
+                    interval(found.errors.get(name)),
+                    comparable=comparable,
+                )
+                for name, value in found.values.items()
+            ]
+            remarks += found.remarks
+    warnings = [metric.note for metric in metrics if metric.note]
+    if network and extractor is not None and not extractor.comparable:
+        warnings.append(f"not comparable: features of a {extractor.name}; use MedicalNet weights for numbers to report")
+    if real is not None:
+        warnings += size_warnings(real, fake, real_rows["network"].shape[1] if network else 0) + copies(real, fake)
+    stamp = protocol(metrics, real, fake, extractor if network else None, options)
+    return Report(tuple(scores), stamp, tuple(warnings), tuple(remarks))
 
 
-def both_features(
-    metric: Metric, real: Volumes | None, fake: Volumes, extractor: Extractor | None, options: Options
-) -> Steps[tuple[NDArray[Any], NDArray[Any]]]:
-    from wdm_cli.engine.metrics.features import extract
+def run_all(
+    fake: Volumes,
+    real: Volumes | None = None,
+    extractor: Extractor | None = None,
+    options: Options = DEFAULTS,
+    *,
+    neighbours: int = 5,
+    pairs: int = 0,
+) -> Steps[Report]:
+    """Every metric that the volumes are many and large enough for; the others are named in the warnings.
 
-    if real is None or extractor is None:
-        raise ConfigError(f"{metric.kind} needs real volumes and an extractor", hint="give --real DIR and --weights")
-    of_real = yield from extract(real, extractor, options.cache_dir)
-    of_fake = yield from extract(fake, extractor, options.cache_dir)
+    Volumes too small for five scales of MS-SSIM get as many as fit, marked as not comparable.
+    """
+    scales = max(1, min(5, fitting_scales(fake.shape)))
+    chosen = {"prdc": PRDC(k=neighbours), "msssim": MSSSIM(scales=scales, pairs=pairs)}
+    metrics, left_out = split_fitting([chosen.get(metric.kind) or metric() for metric in METRICS], real, fake)
+    if real is not None:
+        check_pair(real, fake)
+    report = yield from run(metrics, fake, real, extractor, options)
+    return dataclasses.replace(report, warnings=(*left_out, *report.warnings))
+
+
+def memorization(
+    train: Volumes,
+    fake: Volumes,
+    held_out: Volumes | None = None,
+    extractor: Extractor | None = None,
+    options: Options = DEFAULTS,
+    settings: Memorization | None = None,
+) -> Steps[tuple[Report, Memorized]]:
+    """Generated volumes that are nearer to a training volume than unseen ones are; see `metrics.memorization`."""
+    from wdm_cli.engine.metrics import memorization as method
+
+    check_pair(train, fake)
+    settings = settings or method.Memorization()
+    found = yield from method.memorization(train, fake, held_out, extractor, options, settings)
+    values = {"n_copies": float(found.n_copies), "n_mem": float(found.n_mem), "n_expected": found.expected}
+    scores = [Score("memorization", name, value, method.DIRECTIONS[name]) for name, value in values.items()]
+    remarks = [f"thresholds from {found.thresholds_from}"]
+    for match in found.matches[:CLOSEST]:
+        names = f"{fake.files[match.fake].name} and {train.files[match.train].name}"
+        verdict = "flagged" if match.flagged else "not flagged"
+        remarks.append(
+            f"{names}: {match.embedding} distance {match.distance:.4g}, threshold {match.threshold:.4g}, {verdict}"
+        )
+    stamp = protocol([], train, fake, extractor, options)
+    stamp["metrics"] = {"memorization": dataclasses.asdict(settings)}
+    stamp["held_out"] = held_out.describe() if held_out else None
+    return Report(tuple(scores), stamp, remarks=(*remarks, method.BLIND)), found
+
+
+def uses_network(metric: Metric) -> bool:
+    return isinstance(metric, FeatureMetric) and not metric.describes
+
+
+def check(metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None) -> None:
+    """Refuse what cannot be computed or would mean nothing."""
+    if real is not None:
+        check_pair(real, fake)
+    for metric in metrics:
+        if metric.needs_real and real is None:
+            raise ConfigError(f"{metric.kind} needs real volumes", hint="give --real DIR")
+        if uses_network(metric) and extractor is None:
+            raise ConfigError(f"{metric.kind} needs the features of a network", hint="give --weights FILE or random")
+        check_fit(metric, real, fake)
+
+
+def all_rows(
+    metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None, options: Options
+) -> Steps[tuple[dict[str, Rows], dict[str, Rows]]]:
+    """Rows of both folders for every metric of rows, by one pass over each folder."""
+    from wdm_cli.engine.metrics.features import extract, metric_source, network_source
+
+    sources = [metric_source(metric) for metric in metrics if isinstance(metric, FeatureMetric) and metric.describes]
+    if extractor is not None and any(map(uses_network, metrics)):
+        sources.append(network_source(extractor))
+    if not sources or real is None:
+        return {}, {}
+    of_real = yield from extract(real, sources, options.cache_dir)
+    of_fake = yield from extract(fake, sources, options.cache_dir)
     return of_real, of_fake
 
 
-def check_pair(real: Volumes | None, fake: Volumes) -> None:
-    """Refuse a comparison that means nothing."""
-    if real is None:
-        return
-    if real.root.resolve() == fake.root.resolve():
-        raise DataError(
-            f"{fake.root}: real and generated volumes are the same folder",
-            why="every distance would be 0",
-            hint="give the folder of generated volumes as --fake",
+def feature_scores(metric: FeatureMetric, real: Rows, fake: Rows, options: Options, comparable: bool) -> list[Score]:
+    """A metric's values, each with its interval and floor if there are enough volumes."""
+    from wdm_cli.engine.metrics.uncertainty import floor, half_widths
+
+    values = metric.score(real, fake, options.seed)
+    base = floor(metric, real, fake, options.seed) if options.uncertainty else None
+    widths = half_widths(metric, real, fake, options.seed) if options.uncertainty else {}
+    return [
+        Score(
+            metric.kind,
+            name,
+            value,
+            metric.directions[name],
+            half_width=widths.get(name),
+            floor=base.real[name] if base else None,
+            at_floor_n=base.fake[name] if base else None,
+            comparable=comparable,
         )
-    if real.shape != fake.shape:
-        raise DataError(
-            f"{fake.files[0]}: {'×'.join(map(str, fake.shape))} voxels, but the real volumes "
-            f"({real.files[0]}) have {'×'.join(map(str, real.shape))}",
-            why="an evaluation compares volumes of one shape",
-            hint="for a raw data set give --preset NAME: its real volumes are then made as for training",
-        )
-    if real.intensity.describe() != fake.intensity.describe():
-        raise DataError(
-            f"{real.root} is read as {real.intensity.scheme} {real.intensity.window}, "
-            f"{fake.root} as {fake.intensity.scheme} {fake.intensity.window}",
-            why="scores of unlike intensity schemes say nothing about the images",
-            hint="prepare the real volumes by the preset the generated ones were made with (--preset NAME)",
-        )
+        for name, value in values.items()
+    ]
 
 
-def warnings_for(
-    metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None
-) -> tuple[str, ...]:
-    """What a reader must know before believing the numbers."""
-    found = [metric.note for metric in metrics if metric.note]
-    if extractor is not None and not extractor.comparable:
-        found.append(f"not comparable: features of a {extractor.name}; use MedicalNet weights for numbers to report")
-    if real is None:
-        return tuple(found)
-    if len(real) != len(fake):
-        found.append(f"{len(real)} real and {len(fake)} generated volumes: FID depends on n, compare at equal n only")
-    if real.files_sha256 == fake.files_sha256:
-        raise DataError(f"{fake.root}: holds the same files as {real.root}", why="every distance would be 0")
-    known = {real.sha256(index) for index in range(len(real))}
-    copies = [fake.files[i].name for i in range(len(fake)) if fake.sha256(i) in known]
-    if copies:
-        found.append(f"{len(copies)} generated files are byte for byte real ones, e.g. {copies[0]}")
-    return tuple(found)
-
-
-def feature_warnings(features: tuple[NDArray[Any], NDArray[Any]] | None) -> list[str]:
-    n, width = (min(map(len, features)), features[0].shape[1]) if features else (0, 0)
-    if n >= width:
-        return []
-    return [f"n = {n} is below the {width} feature dimensions: FID is biased upwards, compare at equal n only"]
+def interval(standard_error: float | None) -> float | None:
+    """Half width of the 95 % interval of a normal value."""
+    return None if standard_error is None else 1.96 * standard_error
 
 
 def protocol(
     metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None, options: Options
 ) -> dict[str, Any]:
     """Everything two results must share before their numbers may be compared, and what they were made of."""
-    import numpy as np
-    import torch
-
     return {
-        "metrics": {metric.kind: dataclasses.asdict(metric) for metric in metrics},
+        "metrics": {metric.kind: metric.settings() for metric in metrics},
         "real": real.describe() if real else None,
         "fake": fake.describe(),
         "shape": list(fake.shape),
         "intensity": fake.intensity.describe(),
         "extractor": extractor.describe() if extractor else None,
         "seed": options.seed,
-        "versions": {
-            "wdm": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from wdm_cli.engine.device import choose_device
 from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
 from wdm_cli.engine.files import sha256_file
 from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet, random_resnet
@@ -59,9 +62,8 @@ def load_extractor(
         ResourceError: no such file or device. ConfigError: no such precision.
         CheckpointError: not a MedicalNet file; nothing is ever loaded in part.
     """
-    if precision not in ("float32", "bf16"):
-        raise ConfigError(f"unknown precision {precision!r}", hint="choose float32 or bf16")
-    target = resolve_device(device)
+    check_precision(precision)
+    target = choose_device(device)
     if str(weights) == "random":
         network = random_resnet(seed)
         name = f"random ResNet-50, seed {seed}"
@@ -75,17 +77,58 @@ def load_extractor(
     return Extractor(name, sha256, network, target, comparable=str(weights) != "random", precision=precision)
 
 
-def resolve_device(device: str) -> torch.device:
-    """A torch device by name; auto takes a GPU if there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def load_own_network(source: str, *, device: str = "auto", precision: str = "float32") -> Extractor:
+    """A user's own network; runs its code, so ask the user first.
+
+    Args:
+        source: a TorchScript file, or `module:function` where function() returns a callable that maps volumes
+            [B, 1, D, H, W] in [0, 1] to features [B, F].
+
+    Raises:
+        ResourceError: no such file, module or function. CheckpointError: it is not TorchScript or not callable.
+    """
+    check_precision(precision)
+    target = choose_device(device)
+    path = Path(source)
+    if path.is_file():
+        try:
+            network = torch.jit.load(path, map_location=target)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{path}: not a TorchScript file", why=str(error).splitlines()[0], hint="torch.jit.script(net).save(…)"
+            ) from error
+        sha256 = sha256_file(path)
+    else:
+        network, file = import_network(source)
+        sha256 = sha256_file(file)
+    if isinstance(network, nn.Module):
+        network = network.eval().requires_grad_(False).to(target)
+    return Extractor(f"own network {path.name}", sha256, network, target, comparable=False, precision=precision)
+
+
+def import_network(source: str) -> tuple[Callable[[Tensor], Tensor], Path]:
+    """(what function() of `module:function` returns, the module's file); modules of the current folder are found."""
+    module_name, colon, function = source.partition(":")
+    if not colon:
+        raise ResourceError(f"no extractor file {source}", hint="give a TorchScript file, or module:function")
+    sys.path.insert(0, str(Path.cwd()))
     try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {device!r} is no device", hint="use auto, cpu, cuda or cuda:1") from error
-    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
-        raise ResourceError(f"--device {device}: there is no such GPU here", hint="use --device auto or cpu")
-    return found
+        module = importlib.import_module(module_name)
+        network = getattr(module, function)()
+    except (ImportError, AttributeError) as error:
+        raise ResourceError(
+            f"--extractor {source}: {error}", hint="module.py must lie in this folder or be installed"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    if not callable(network) or module.__file__ is None:
+        raise CheckpointError(f"{source}() returned {type(network).__name__}, not a callable")
+    return network, Path(module.__file__)
+
+
+def check_precision(precision: str) -> None:
+    if precision not in ("float32", "bf16"):
+        raise ConfigError(f"unknown precision {precision!r}", hint="choose float32 or bf16")
 
 
 def read_medicalnet(path: Path) -> ResNet:

@@ -1,15 +1,17 @@
-"""Features of a folder of volumes: extracted one volume at a time, each kept in a cache.
+"""One row a volume, from one pass over a folder: features of a network, histograms, band energies.
 
-The cache holds one small file a volume, keyed by everything that determines it, so an interrupted evaluation
-continues, a folder that grows costs only its new volumes, and several processes may fill it together.
+Every row is kept in a cache, one small file each, keyed by everything that determines it. So an interrupted
+evaluation continues, a folder that grows costs only its new volumes, and several processes may fill it together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,53 +20,72 @@ from numpy.typing import NDArray
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import atomic_publish
 from wdm_cli.engine.metrics.extractor import Extractor
-from wdm_cli.engine.metrics.metric import Progress, Steps
+from wdm_cli.engine.metrics.metric import FeatureMetric, Progress, Steps
 from wdm_cli.engine.metrics.volumes import Volumes
 
-Features = NDArray[np.float32]
+Rows = NDArray[np.float32]
+NETWORK = "network"
 
 
-def extract(volumes: Volumes, extractor: Extractor, cache_dir: Path | None = None) -> Steps[Features]:
-    """Features [N, F] of all volumes, in the order of their files.
+@dataclass(frozen=True)
+class Source:
+    """What turns a volume [D, H, W] in [0, 1] into a row [F]; `stamp` names all that the row depends on besides."""
+
+    name: str
+    stamp: dict[str, Any]
+    describe: Callable[[Rows], Rows]
+
+
+def network_source(extractor: Extractor) -> Source:
+    """The features of a network."""
+    return Source(
+        NETWORK, extractor.describe(), lambda volume: extractor(torch.from_numpy(volume)[None, None])[0].numpy()
+    )
+
+
+def metric_source(metric: FeatureMetric) -> Source:
+    """What a metric makes of a volume by itself."""
+    return Source(metric.kind, metric.settings(), metric.describe)
+
+
+def extract(volumes: Volumes, sources: Sequence[Source], cache_dir: Path | None = None) -> Steps[dict[str, Rows]]:
+    """Rows [N, F] of all volumes for every source by its name; each volume is read at most once.
 
     Args:
-        cache_dir: where features are kept and looked up; None keeps nothing.
+        cache_dir: where rows are kept and looked up; None keeps nothing.
 
     Raises:
-        DataError: a file cannot be read, or its features are not finite.
+        DataError: a file cannot be read, or a row is not finite.
     """
-    rows: list[Features] = []
+    rows: dict[str, list[Rows]] = {source.name: [] for source in sources}
     for index in range(len(volumes)):
-        kept = cache_dir and cache_dir / "features" / f"{cache_key(volumes, extractor, index)}.npy"
-        row = read_row(kept) if kept else None
-        if row is None:
-            row = extractor(torch.from_numpy(volumes[index])[None, None])[0].numpy()
-            if not np.isfinite(row).all():
-                raise DataError(f"{volumes.files[index]}: its features are not finite", why="the extractor overflowed")
-            if kept:
-                with atomic_publish(kept) as temporary:
-                    np.save(temporary, row, allow_pickle=False)
-        rows.append(row)
-        yield Progress(f"features of {volumes.root}", len(rows), len(volumes))
-    return np.stack(rows)
+        volume: Rows | None = None
+        for source in sources:
+            kept = cache_dir and cache_dir / "features" / f"{cache_key(volumes.identity(index), source)}.npy"
+            row = read_row(kept) if kept else None
+            if row is None:
+                volume = volumes[index] if volume is None else volume
+                row = source.describe(volume)
+                if not np.isfinite(row).all():
+                    raise DataError(f"{volumes.files[index]}: its features ({source.name}) are not finite")
+                if kept:
+                    with atomic_publish(kept) as temporary:
+                        np.save(temporary, row, allow_pickle=False)
+            rows[source.name].append(row)
+        yield Progress(f"features of {volumes.root}", index + 1, len(volumes))
+    return {name: np.stack(found) for name, found in rows.items()}
 
 
-def cache_key(volumes: Volumes, extractor: Extractor, index: int) -> str:
-    """Hash of all that a volume's features depend on."""
-    parts = {
-        "file": volumes.sha256(index),
-        "extractor": extractor.describe(),
-        "intensity": volumes.intensity.describe(),
-        "shape": volumes.shape,
-        "dataset": volumes.dataset.voxel_settings() if volumes.dataset else None,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def cache_key(identity: str, source: Source) -> str:
+    """Hash of all that a row depends on."""
+    text = json.dumps([identity, source.name, source.stamp], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_row(path: Path) -> Features | None:
-    """Kept features, or None if there are none or the file is damaged."""
+def read_row(path: Path) -> Rows | None:
+    """A kept row, or None if there is none or the file is damaged."""
     try:
         row = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return cast("Features", row) if row.ndim == 1 and row.dtype == np.float32 else None
+    return cast("Rows", row) if row.ndim == 1 and row.dtype == np.float32 else None

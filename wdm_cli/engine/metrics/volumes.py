@@ -5,6 +5,7 @@ How stored intensities become [0, 1] is never guessed: it stands in the folder's
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import zlib
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wdm_cli.engine.data.dataset import Dataset
-from wdm_cli.engine.data.volume import read_nifti
+from wdm_cli.engine.data.volume import Volume, read_nifti
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.files import PARTIAL, sha256_file
 
@@ -84,19 +85,36 @@ class Volumes(Sequence[NDArray[np.float32]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:  # type: ignore[override]  # slices have no use here
+        return self.volume(index).array
+
+    def volume(self, index: int) -> Volume:
+        """Volume `index` in [0, 1], with its affine."""
         path = self.files[index]
         if self.dataset is not None:
-            return cast("NDArray[np.float32]", (self.dataset.load(path).array + 1) / 2)
-        array = read_nifti(path).array
-        if array.shape != self.shape:
-            raise odd_shape(path, array.shape, self.files[0], self.shape)
-        return self.intensity.to_unit(array, path)
+            made = self.dataset.load(path)
+            return Volume(((made.array + 1) / 2).astype(np.float32, copy=False), made.affine)
+        read = read_nifti(path)
+        if read.shape != self.shape:
+            raise odd_shape(path, read.shape, self.files[0], self.shape)
+        return Volume(self.intensity.to_unit(read.array, path), read.affine)
+
+    def subset(self, indices: Sequence[int]) -> Volumes:
+        """Some of the volumes, at least two."""
+        files = tuple(self.files[index] for index in indices)
+        require_two(self.root, files)
+        return dataclasses.replace(self, files=files, hashes={})
 
     def sha256(self, index: int) -> str:
         """Hash of the content of file `index`, read once."""
         if index not in self.hashes:
             self.hashes[index] = sha256_file(self.files[index])
         return self.hashes[index]
+
+    def identity(self, index: int) -> str:
+        """Hash of all that `self[index]` depends on."""
+        made_by = self.dataset.voxel_settings() if self.dataset else None
+        parts = [self.sha256(index), self.intensity.describe(), self.shape, made_by]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def files_sha256(self) -> str:

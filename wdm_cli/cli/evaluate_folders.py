@@ -1,0 +1,89 @@
+"""What the commands of `wdm eval` open: the two folders, held-out volumes, the extractor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wdm_cli.engine.metrics.extractor import Extractor
+    from wdm_cli.engine.metrics.volumes import Volumes
+
+
+def open_both(
+    fake: Path, real: Path | None, intensity: str | None, preset: str | None, sets: list[str] | None
+) -> tuple[Volumes, Volumes | None]:
+    """Generated and real volumes, under one intensity scheme unless their run.json files say otherwise."""
+    from wdm_cli.engine.errors import ConfigError
+    from wdm_cli.engine.metrics.volumes import Intensity, open_folder
+
+    if sets and preset is None:
+        raise ConfigError("--set changes a preset, and none is given", hint="add --preset NAME")
+    if preset is not None and real is None:
+        raise ConfigError("--preset says how to prepare --real, which is not given", hint="add --real DIR")
+    generated = open_folder(fake, Intensity(intensity) if intensity else None)  # type: ignore[arg-type]
+    return generated, open_real(real, generated, intensity, preset, sets) if real else None
+
+
+def open_real(
+    real: Path, generated: Volumes, intensity: str | None, preset: str | None, sets: list[str] | None
+) -> Volumes:
+    """Real volumes: a raw data set if a preset is named, else finished volumes stored as the generated ones are."""
+    from wdm_cli.config import resolve
+    from wdm_cli.engine.metrics.volumes import open_dataset, open_folder, recorded_intensity
+
+    if preset is not None:
+        return open_dataset(real, resolve(preset, environment=os.environ, sets=sets or ()).preset.data)
+    return open_folder(real, generated.intensity if intensity else recorded_intensity(real) or generated.intensity)
+
+
+def open_held_out(held_out: Path | None, real: Volumes) -> tuple[Volumes, Volumes | None]:
+    """Training and held-out volumes: another folder, or the files of `real` that a text file names."""
+    from wdm_cli.engine.errors import DataError
+    from wdm_cli.engine.metrics.volumes import open_dataset, open_folder
+
+    if held_out is None:
+        return real, None
+    if held_out.is_dir():
+        opened = open_dataset(held_out, real.dataset) if real.dataset else open_folder(held_out, real.intensity)
+        return real, opened
+    try:
+        names = {line.strip() for line in held_out.read_text(encoding="utf-8").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {held_out} as a list of file names: {error}") from error
+    known = {str(path.relative_to(real.root)): index for index, path in enumerate(real.files)}
+    known |= {path.name: index for index, path in enumerate(real.files)}
+    if unknown := sorted(names - known.keys()):
+        raise DataError(
+            f"{held_out}: {len(unknown)} names are no files of {real.root}, e.g. {', '.join(unknown[:5])}",
+            hint="one file name a line, such as case_0042.nii.gz, or its path below --real",
+        )
+    chosen = {known[name] for name in names}
+    return real.subset([i for i in range(len(real)) if i not in chosen]), real.subset(sorted(chosen))
+
+
+def open_extractor(
+    weights: str | None, extractor: str | None, trust_code: bool, device: str, precision: str, seed: int
+) -> Extractor:
+    """The network whose features are compared: MedicalNet's, random, or the user's own."""
+    from wdm_cli.engine.errors import ConfigError
+    from wdm_cli.engine.metrics.extractor import load_extractor, load_own_network
+
+    if (weights is None) == (extractor is None):
+        raise ConfigError(
+            "no features to compare" if weights is None else "--weights and --extractor exclude each other",
+            hint="give --weights FILE (MedicalNet), --weights random (to try out) or --extractor (your own network)",
+        )
+    if weights is not None:
+        if trust_code:
+            raise ConfigError("--trust-code has no effect with --weights", why="weights files cannot run code")
+        return load_extractor(weights, device=device, precision=precision, seed=seed)
+    assert extractor is not None
+    if not trust_code:
+        raise ConfigError(
+            f"--extractor {extractor} would run code from that file",
+            why="unlike weights, a TorchScript file or a Python function can do anything",
+            hint="add --trust-code if you trust it",
+        )
+    return load_own_network(extractor, device=device, precision=precision)

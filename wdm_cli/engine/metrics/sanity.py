@@ -1,0 +1,131 @@
+"""What is wrong with a folder of volumes, file by file, before any score is believed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from wdm_cli.engine.data.volume import Volume, read_nifti
+from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.metrics.metric import Progress, Steps
+from wdm_cli.engine.metrics.volumes import Intensity, nifti_files, recorded_intensity
+
+CLIPPED = 0.01  # share of voxels at the very top of the range from which a volume counts as clipped
+FLAT = 0.01  # standard deviation in [0, 1] below which a volume counts as nearly empty
+
+
+@dataclass(frozen=True)
+class Finding:
+    """unusable: no score can be computed with this file; suspicious: look at it."""
+
+    file: Path
+    level: Literal["unusable", "suspicious"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """All findings of a folder of n files, and how many volumes have each shape, spacing (mm) and orientation."""
+
+    root: Path
+    n: int
+    findings: tuple[Finding, ...]
+    shapes: dict[str, int]
+    spacings: dict[str, int]
+    orientations: dict[str, int]
+
+    @property
+    def unusable(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.level == "unusable")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain tables for JSON."""
+        findings = [{"file": str(f.file), "level": f.level, "finding": f.text} for f in self.findings]
+        counts = {"shapes": self.shapes, "spacings": self.spacings, "orientations": self.orientations}
+        return {"folder": str(self.root), "n": self.n, "findings": findings, **counts}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one readable volume is like."""
+
+    file: Path
+    shape: str
+    spacing: str
+    orientation: str
+    content: str
+
+
+def inspect(root: str | Path, intensity: Intensity | None = None) -> Steps[Sanity]:
+    """Look at every NIfTI file of a folder: readable, finite, in range, empty, clipped, duplicated, out of line.
+
+    Args:
+        intensity: how volumes are stored; None takes it from the folder's run.json, else `paper`.
+    """
+    root = Path(root)
+    scheme = intensity or recorded_intensity(root) or Intensity()
+    files, looks, findings = nifti_files(root), [], []
+    for done, path in enumerate(files, start=1):
+        try:
+            volume = read_nifti(path)
+            findings += [Finding(path, "suspicious", text) for text in oddities(scheme.to_unit(volume.array, path))]
+            looks.append(look_at(path, volume))
+        except DataError as error:
+            findings.append(Finding(path, "unusable", error.what.removeprefix(f"{path}: ")))
+        yield Progress(f"looking at {root}", done, len(files))
+    findings += duplicates(looks)
+    for name, level in (("shape", "unusable"), ("spacing", "suspicious"), ("orientation", "suspicious")):
+        findings += out_of_line(looks, name, level)
+    counts = (dict(Counter(getattr(look, name) for look in looks)) for name in ("shape", "spacing", "orientation"))
+    return Sanity(root, len(files), tuple(sorted(findings, key=lambda f: (f.level != "unusable", f.file))), *counts)
+
+
+def oddities(array: np.ndarray) -> list[str]:
+    """What is odd about the intensities of a volume in [0, 1]."""
+    found = []
+    at_top = float((array >= 1).mean())
+    if at_top > CLIPPED:
+        found.append(f"{at_top:.1%} of the voxels are at the top of the range: clipped?")
+    if (spread := float(array.std())) < FLAT:
+        found.append(f"nearly empty (standard deviation {spread:.2g})")
+    return found
+
+
+def look_at(path: Path, volume: Volume) -> Look:
+    import nibabel as nib
+
+    return Look(
+        path,
+        "×".join(map(str, volume.shape)),
+        " × ".join(f"{mm:.3g}" for mm in volume.spacing),
+        "".join(nib.aff2axcodes(volume.affine)),
+        hashlib.sha256(volume.array.tobytes()).hexdigest(),
+    )
+
+
+def duplicates(looks: list[Look]) -> list[Finding]:
+    """Volumes with the very voxels of an earlier one, whatever their files are like."""
+    first: dict[str, Path] = {}
+    found = []
+    for look in looks:
+        if (earlier := first.setdefault(look.content, look.file)) != look.file:
+            found.append(Finding(look.file, "suspicious", f"the same voxels as {earlier.name}"))
+    return found
+
+
+def out_of_line(looks: list[Look], name: str, level: Any) -> list[Finding]:
+    """Volumes that differ from the majority in one respect."""
+    counts = Counter(getattr(look, name) for look in looks)
+    if len(counts) < 2:
+        return []
+    usual, count = counts.most_common(1)[0]
+    return [
+        Finding(look.file, level, f"{name} {getattr(look, name)}, but {count} volumes have {usual}")
+        for look in looks
+        if getattr(look, name) != usual
+    ]
