@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wdm_cli import __version__
-from wdm_cli.cli import about, config, console, evaluate, presets, sample, train, weights
+from wdm_cli.cli import about, config, console, demo, evaluate, preprocess, presets, sample, train, verify, weights
 
 app = typer.Typer(
     name="wdm",
@@ -16,8 +16,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(demo.demo)
 app.command()(train.train)
 app.command()(sample.sample)
+app.add_typer(preprocess.app, name="preprocess")
+app.command()(verify.verify)
 app.add_typer(presets.app, name="presets")
 app.add_typer(config.app, name="config")
 app.add_typer(evaluate.app, name="eval")

@@ -91,6 +91,14 @@ class WavUNet(NetworkSettings):
     extra_halvings: ClassVar[int] = 1
     kind: Literal["wavunet"] = "wavunet"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.res_blocks >= 2,
+            "res_blocks",
+            "must be at least 2 in the WavU-Net, whose decoder applies the last of them twice",
+        )
+
     def build(self) -> WavUNetNetwork:
         from wdm_cli.engine.models.wavunet import WavUNetNetwork
 
