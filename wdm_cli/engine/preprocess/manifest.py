@@ -41,11 +41,11 @@ class Entry:
     where: str = dataclasses.field(default="", compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the manifest: empty fields left out, facts among the others."""
+        """As it stands in the manifest: empty fields but the first left out, facts among the others."""
         values = dataclasses.asdict(self)
         facts = values.pop("facts")
         del values["where"]
-        return {**{k: v for k, v in values.items() if v not in ("", (), 0)}, **facts}
+        return {**{k: v for k, v in values.items() if k == "case" or v not in ("", (), 0)}, **facts}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Entry:

@@ -1,0 +1,282 @@
+"""Runs over an archive: resumed, killed, in parallel, on read-only sources; nothing identifying gets out."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dicom_factory import SLICES, dataset, phantom, series_uid, without, write, write_series
+
+from wdm_cli.engine.data.lidc import Lidc
+from wdm_cli.engine.dicom import Policy, scan
+from wdm_cli.engine.errors import ConfigError, DataError, ResourceError
+from wdm_cli.engine.preprocess import Entry, Plan, Target, plan_lidc, run, tally
+from wdm_cli.engine.preprocess.manifest import Manifest
+
+TARGET = Target(size=16, spacing=8.0)
+
+
+def planned(folder: Path, target: Target = TARGET) -> Plan:
+    return plan_lidc(scan(folder), folder, Policy(), target)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def volumes(out: Path) -> dict[str, str]:
+    """What must not depend on how a run went: every file but the record of it."""
+    return {name: sha for name, sha in tree(out).items() if name not in ("manifest.jsonl", "run.json", ".lock")}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six good series, one with a gap, one DX and one XML file."""
+    folder = tmp_path_factory.mktemp("archive")
+    for number in range(6):
+        write_series(folder / f"{number}", name=f"s{number}", patient=f"LIDC-IDRI-{number:04}", slices=SLICES - number)
+    write_series(folder / "gap", without(10), name="gap", patient="LIDC-IDRI-0006")
+    write(dataset(phantom()[0], 0, series_uid("dx")), folder / "dx.dcm", Modality="DX")
+    (folder / "069.xml").write_text("<x/>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def once(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Entry]]:
+    out = tmp_path_factory.mktemp("once")
+    before = tree(archive)
+    entries = list(run(planned(archive), out))
+    assert tree(archive) == before  # R3
+    return out, entries
+
+
+def test_every_file_is_counted(archive: Path, once: tuple[Path, list[Entry]]) -> None:
+    _, entries = once
+    counts = tally(entries)
+    assert sum(files for _, files in counts.values()) == sum(path.is_file() for path in archive.rglob("*"))
+    assert {verdict: cases for verdict, (cases, _) in counts.items()} == {
+        "accepted": 1, "repaired": 5, "skipped": 1, "ignored": 2,
+    }  # fmt: skip
+
+
+def test_the_manifest_says_what_was_done(once: tuple[Path, list[Entry]]) -> None:
+    out, entries = once
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert len(lines) == len(entries)
+    for line in lines:
+        if "output" in line:
+            path = out / line["output"]
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == line["sha256"]
+            assert line["spacing_in"] == [8, 8, 4]
+            assert line["spacing_out"] == [8, 8, 8]
+            assert len(line["padded_mm"]) == len(line["cropped_mm"]) == 3
+            assert line["hu_range"][0] == -1000
+            assert line["seconds"] > 0
+    assert any("padded by 4 mm z" in text for line in lines for text in line.get("repairs", []))
+    run_json = json.loads((out / "run.json").read_text())
+    assert run_json["protocol"]["size"] == 16
+
+
+def test_the_data_set_finds_the_cases(once: tuple[Path, list[Entry]]) -> None:
+    out, entries = once
+    found = Lidc(dir=str(out), image_size=16).find(out)
+    assert {case.name for case in found.cases} == {entry.case for entry in entries if entry.output}
+    volume = Lidc(dir=str(out), image_size=16).load(found.cases[0].path)
+    assert volume.shape == (16, 16, 16)
+    assert (volume.array.min(), volume.array.max()) == (-1, 1)
+
+
+def test_the_same_command_again_makes_nothing_new(archive: Path, once: tuple[Path, list[Entry]]) -> None:
+    out, entries = once
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    again = list(run(planned(archive), out))
+    assert sorted(entry.case for entry in again) == sorted(entry.case for entry in entries)
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+
+
+def test_a_damaged_or_missing_output_is_made_again(archive: Path, once: tuple[Path, list[Entry]]) -> None:
+    out, _ = once
+    before = volumes(out)
+    path = next(out.glob("*/preprocessed.nii.gz"))
+    path.write_bytes(path.read_bytes()[:100])
+    list(run(planned(archive), out))
+    assert volumes(out) == before
+
+
+def test_other_settings_are_refused(archive: Path, once: tuple[Path, list[Entry]]) -> None:
+    out, _ = once
+    with pytest.raises(ConfigError, match="size: 16 there, 24 now"):
+        list(run(planned(archive, Target(size=24, spacing=8.0)), out))
+
+
+def test_overwrite_starts_anew_and_leaves_strangers(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    list(run(planned(archive), tmp_path))
+    list(run(planned(archive, Target(size=24, spacing=8.0)), tmp_path, overwrite=True))
+    assert (tmp_path / "mine.txt").read_text() == "keep"
+    entries = Manifest(tmp_path).entries.values()
+    assert {tuple(entry.facts["shape"]) for entry in entries if entry.output} == {(24, 24, 24)}
+
+
+def test_strict_stops_before_anything_is_made(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 slices missing"):
+        list(run(planned(archive), tmp_path / "out", strict=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_workers_make_the_same_files(archive: Path, once: tuple[Path, list[Entry]], tmp_path: Path) -> None:
+    entries = list(run(planned(archive), tmp_path, workers=2))
+    assert volumes(tmp_path) == volumes(once[0])
+    assert {e.case: e.sha256 for e in entries} == {e.case: e.sha256 for e in once[1]}
+
+
+def test_one_run_at_a_time(archive: Path, tmp_path: Path) -> None:
+    running = run(planned(archive), tmp_path)
+    next(running)
+    with pytest.raises(ResourceError, match="another process is at work"):
+        list(run(planned(archive), tmp_path))
+    running.close()
+
+
+def test_kill_9_and_go_on(archive: Path, once: tuple[Path, list[Entry]], tmp_path: Path) -> None:
+    """R6: 20 kills at random moments, then a last run: the same files as one pass, no partial one ever seen."""
+    wanted = volumes(once[0])
+    plan = planned(archive)
+    chance = random.Random(0)
+    kills = 0
+    for attempt in range(200):
+        child = os.fork()
+        if child == 0:
+            try:
+                list(run(plan, tmp_path))
+            finally:
+                os._exit(0)
+        if kills < 20:
+            time.sleep(chance.uniform(0.0, 0.12))
+        ended, _ = os.waitpid(child, os.WNOHANG if kills < 20 else 0)
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            kills += 1
+        seen = {name: sha for name, sha in volumes(tmp_path).items() if "/.partial/" not in name}
+        assert seen.items() <= wanted.items(), attempt
+        if ended:
+            break
+    assert kills == 20
+    assert volumes(tmp_path) == wanted
+    assert Manifest(tmp_path).entries.keys() == Manifest(once[0]).entries.keys()
+
+
+def test_a_manifest_cut_in_the_middle_of_a_line_goes_on(tmp_path: Path) -> None:
+    entry = Entry("a", "accepted", "1", 3, output="a/x", sha256="0" * 64)
+    manifest = Manifest(tmp_path)
+    manifest.record(entry)
+    with manifest.path.open("ab") as file:
+        file.write(b'{"case": "b", "verd')
+    manifest = Manifest(tmp_path)
+    manifest.record(Entry("c", "skipped", "3", 1, reasons=("why",)))
+    assert list(Manifest(tmp_path).entries) == ["1", "3"]
+    assert Manifest(tmp_path).entries["1"] == entry
+
+
+PLANTED = {
+    "PatientName": "Qwertz^Zaphodine",
+    "PatientID": "MRN88776655",
+    "PatientBirthDate": "19471103",
+    "AccessionNumber": "ACC5544332211",
+    "InstitutionName": "Sanatorium Berghof Davos",
+    "ReferringPhysicianName": "Krokowski^Edhin",
+    "PatientComments": "Hans Castorp seven years",
+    "OtherPatientIDs": "ALIAS001122",
+}
+
+
+def test_nothing_identifying_gets_out(tmp_path: Path) -> None:
+    """R25: planted identifiers are found nowhere in outputs, messages and details; the source is read-only."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_series(source / "a", name="good", **PLANTED)
+    write_series(source / "b", without(10), name="gap", **PLANTED)
+    write_series(source / "c", name="no slope", RescaleSlope=None, **PLANTED)
+    for path in [*source.rglob("*"), source]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = tree(source)
+    command = [sys.executable, "-m", "wdm_cli", "-v", "preprocess", "lidc", "--dicom-dir", str(source), "--out"]
+    made = subprocess.run(
+        [*command, str(out), "--size", "16", "--spacing", "8", "--workers", "2"],
+        capture_output=True, check=False, env={**os.environ, "WDM_DEBUG": "1"},
+    )  # fmt: skip
+    assert made.returncode == 4, made.stderr
+    assert tree(source) == before
+    texts = [made.stdout, made.stderr, *(path.name.encode() for path in out.rglob("*"))]
+    for path in out.rglob("*"):
+        if path.is_file():
+            texts.append(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+    assert len(texts) > 6
+    for secret in (part for value in PLANTED.values() for part in value.replace("^", " ").split()):
+        for text in texts:
+            assert secret.lower().encode() not in text.lower(), secret
+
+
+def test_lying_and_deflated_files_are_refused_cheaply(tmp_path: Path) -> None:
+    """R8: a header that claims 65,535² pixels, and a deflated bomb, in a child with little memory."""
+    write_series(tmp_path / "lying", Rows=65535, Columns=65535)
+    write_series(tmp_path / "sane", name="sane")
+    bomb = next((tmp_path / "lying").glob("*.dcm")).read_bytes()
+    head = bomb.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")[:400]
+    (tmp_path / "bomb.dcm").write_bytes(head + gzip.compress(bytes(2**26)))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            started = time.monotonic()
+            plan = planned(tmp_path)
+            more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1e3
+            reasons = " ".join(" ".join(entry.reasons) for entry in plan.settled)
+            good = "65535" in reasons and "deflated" in reasons and len(plan.jobs) == 1
+            code = 0 if good and more < 300 and time.monotonic() - started < 1 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_full_disk_names_the_file(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nibabel.save", full)
+    with pytest.raises(ResourceError, match=r"preprocessed.nii.gz: no space left \(.* MB free\)"):
+        list(run(planned(archive), tmp_path))
+    assert not list(tmp_path.rglob("*.nii.gz"))
+
+
+def test_previews_and_contact_sheet(once: tuple[Path, list[Entry]]) -> None:
+    from PIL import Image
+
+    from wdm_cli.engine.preprocess import write_contact_sheet
+
+    out, entries = once
+    cases = sorted(entry.case for entry in entries if entry.output)
+    for case in cases:
+        with Image.open(out / "previews" / f"{case}.png") as picture:
+            assert np.asarray(picture).std() > 10
+    sheet = write_contact_sheet(out, cases)
+    assert sheet is not None
+    with Image.open(sheet) as picture:
+        assert picture.width >= 4 * 140
