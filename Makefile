@@ -1,0 +1,47 @@
+# Everything sets up .venv by itself; only Python 3.11 or newer is needed.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt
+
+.PHONY: help demo test test-slow check docker clean
+help:
+	@echo "make demo       train a tiny model on phantoms and look at its samples (about 3 minutes on a CPU)"
+	@echo "make test       the test suite (under 3 minutes); make test-slow: the longer tests"
+	@echo "make check      lint, format, types, known vulnerabilities"
+	@echo "make docker     build the container image"
+
+demo: $(VENV)/.runtime
+	$(BIN)/wdm demo
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docker:
+	docker build -t wdm .
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with its venv module found"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) (PyTorch is large; this happens once)"
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) (PyTorch is large; this happens once)"
+	$(PIP) -e '.[dev]'
+	touch $@ $(VENV)/.runtime
