@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from wdm_cli import __version__
-from wdm_cli.cli import about, config, console, demo, evaluate, preprocess, presets, sample, train, verify, weights
+from wdm_cli.cli import (
+    about,
+    config,
+    console,
+    demo,
+    evaluate,
+    preprocess,
+    presets,
+    sample,
+    split,
+    train,
+    verify,
+    weights,
+)
 
 app = typer.Typer(
     name="wdm",
@@ -20,6 +33,7 @@ app.command()(demo.demo)
 app.command()(train.train)
 app.command()(sample.sample)
 app.add_typer(preprocess.app, name="preprocess")
+app.command()(split.split)
 app.command()(verify.verify)
 app.add_typer(presets.app, name="presets")
 app.add_typer(config.app, name="config")

@@ -82,6 +82,46 @@ def lidc(
     execute(make_plan, dicom_dir, out, Run(workers, strict, overwrite, as_json))
 
 
+@app.command()
+def nifti(
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder of NIfTI, NRRD and MetaImage (.mha) files.")],
+    out: OutOption = Path("data/NIFTI"),
+    modality: Annotated[Literal["mr", "ct"], typer.Option("--modality", help="ct: intensities are HU.")] = "mr",
+    size: Annotated[int | None, typer.Option("--size", help="Voxels a side; default: keep what is there.")] = None,
+    spacing: Annotated[float | None, typer.Option("--spacing", help="mm of a voxel; default: keep it.")] = None,
+    intensity: IntensityOption = "paper",
+    workers: WorkersOption = None,
+    strict: StrictOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Volumes of any kind, as CASE.nii.gz in RAS order. The source is only read."""
+    one_thread_a_process()
+    from wdm_cli.engine.preprocess import Target, plan_nifti
+
+    target = Target(modality=modality, size=size, spacing=spacing, intensity=intensity)
+    execute(lambda: plan_nifti(data_dir, target), data_dir, out, Run(workers, strict, overwrite, as_json))
+
+
+@app.command()
+def brats(
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder of BraTS cases, of any year.")],
+    out: OutOption = Path("data/BRATS"),
+    size: Annotated[int | None, typer.Option("--size", help="Voxels a side; default: keep what is there.")] = None,
+    spacing: Annotated[float | None, typer.Option("--spacing", help="mm of a voxel; default: keep it.")] = None,
+    workers: WorkersOption = None,
+    strict: StrictOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """BraTS cases as CASE/CASE-t1n.nii.gz (all contrasts), in RAS order and [0, 1]. The source is only read."""
+    one_thread_a_process()
+    from wdm_cli.engine.preprocess import Target, plan_brats
+
+    target = Target(modality="mr", size=size, spacing=spacing)
+    execute(lambda: plan_brats(data_dir, target), data_dir, out, Run(workers, strict, overwrite, as_json))
+
+
 class Run:
     """The options that every kind of archive shares."""
 

@@ -24,7 +24,7 @@ NEAR_AIR = -900.0  # HU; padding below this looks like air anyway
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What is counted over the slices."""
 
     low: float = np.inf
@@ -85,7 +85,7 @@ def prepare(series: Series, policy: Policy, target: Target) -> Prepared:
     stack = series.stack
     assert stack is not None
     axes = plan(stack, target)
-    seen = _Seen()
+    seen = Seen()
     planes = _planes(series, policy, axes, seen)
     name = stack.slices[0].path.name
     if seen.high - seen.low < 1:
@@ -110,7 +110,7 @@ def prepare(series: Series, policy: Policy, target: Target) -> Prepared:
     return Prepared(array, affine, tuple(seen.repairs()), facts)
 
 
-def _planes(series: Series, policy: Policy, axes: list[Axis], seen: _Seen) -> Floats:
+def _planes(series: Series, policy: Policy, axes: list[Axis], seen: Seen) -> Floats:
     """[n, y, x] HU + 1000 of every slice on the in-plane grid: 0 is air, so what lies outside is air too."""
     stack = series.stack
     assert stack is not None
@@ -136,7 +136,7 @@ def _planes(series: Series, policy: Policy, axes: list[Axis], seen: _Seen) -> Fl
     return planes
 
 
-def _compare(item: Slice, hu: Floats, twins: tuple[Slice, ...], policy: Policy, seen: _Seen) -> None:
+def _compare(item: Slice, hu: Floats, twins: tuple[Slice, ...], policy: Policy, seen: Seen) -> None:
     """Files at the position of `item` must be copies of it."""
     for twin in twins:
         other, _ = hounsfield(twin)
