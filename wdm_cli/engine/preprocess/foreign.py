@@ -15,7 +15,7 @@ from wdm_cli.engine.errors import DataError
 
 SUFFIXES = (".nrrd", ".mha")
 HEADER_BYTES = 2**14
-ELSEWHERE = re.compile(rb"^\s*(data\s*file\s*:|ElementDataFile\s*=\s*(?!LOCAL))", re.IGNORECASE | re.MULTILINE)
+ELSEWHERE = re.compile(rb"^\s*(data\s*file\s*:|ElementDataFile\s*=\s*+(?!LOCAL))", re.IGNORECASE | re.MULTILINE)
 itk: Any = SimpleITK  # its functions carry no types
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
