@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wdm_cli.cli import console
+from wdm_cli.cli.evaluate import app as evaluate_app
 from wdm_cli.cli.main import app
 
 
@@ -136,7 +137,78 @@ def test_a_raw_data_set_is_prepared_as_the_preset_says(folders, tmp_path):
     assert "n = 2" in out
 
 
-def test_every_option_is_explained():
-    for command in ("fid", "msssim"):
-        result = CliRunner().invoke(app, ["eval", command, "--help"])
-        assert result.exit_code == 0
+def test_all_scores_of_three_small_volumes_say_what_is_left_out_and_why(folders, tmp_path):
+    real, fake = make_folder(tmp_path / "three_real", 3, seed=3), make_folder(tmp_path / "three", 3, seed=4)
+    code, out, err = invoke("eval", "all", "--real", real, "--fake", fake, "--weights", "random", "--device", "cpu")
+    assert code == 0, err
+    names = {line.split("\t")[0] for line in out.splitlines()}
+    assert {"fid", "kid", "mmd", "msssim", "msssim_real", "histogram", "spectrum", "n_copies"} <= names
+    assert "precision" not in names
+    assert "prdc left out: prdc with k = 5 needs at least 6 volumes" in err
+    assert "MS-SSIM over 2 scales (weights renormalised) is not comparable" in err
+
+
+def test_single_scores_and_comparison_of_results(folders, tmp_path):
+    real, fake = folders
+    other = make_folder(tmp_path / "other", seed=5)
+    for name, folder in (("a", fake), ("b", other)):
+        args = ("--real", real, "--fake", folder, "--out", tmp_path / f"{name}.json")
+        assert invoke("eval", "histogram", *args)[0] == 0
+    code, out, _ = invoke("eval", "compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert code == 0
+    assert out.splitlines()[1].startswith("histogram\t")
+    make_folder(tmp_path / "more", 3, seed=6)
+    args = ("--real", real, "--fake", tmp_path / "more", "--out", tmp_path / "c.json")
+    assert invoke("eval", "histogram", *args)[0] == 0
+    code, _, err = invoke("eval", "compare", tmp_path / "a.json", tmp_path / "c.json")
+    assert code == 3
+    assert "unequal n of generated volumes: 2 and 3" in err
+    assert "--unequal-n" in err
+    code, out, err = invoke("eval", "compare", tmp_path / "a.json", tmp_path / "c.json", "--unequal-n", "--json")
+    assert (code, json.loads(out)[0]["name"]) == (0, "histogram")
+
+
+def test_sanity_exits_3_when_a_file_is_unusable(folders):
+    assert invoke("eval", "sanity", "--fake", folders[1])[0] == 0
+    (folders[1] / "sample_000009.nii.gz").write_bytes(b"")
+    code, out, _ = invoke("eval", "sanity", "--fake", folders[1])
+    assert code == 3
+    assert "sample_000009.nii.gz\tunusable\tis empty" in out
+
+
+def test_memorization_with_a_list_of_held_out_files_and_a_picture(tmp_path):
+    real, fake = make_folder(tmp_path / "real", 6, seed=1), make_folder(tmp_path / "fake", 2, seed=2)
+    listed = tmp_path / "held_out.txt"
+    listed.write_text("sample_000004.nii.gz\nsample_000005.nii.gz\n")
+    args = ("eval", "memorization", "--real", real, "--fake", fake, "--held-out", listed)
+    code, out, err = invoke(*args, "--picture", tmp_path / "closest.png")
+    assert code == 0, err
+    assert "thresholds from 2 held-out volumes" in out
+    assert (tmp_path / "closest.png").read_bytes().startswith(b"\x89PNG")
+    listed.write_text("nobody.nii.gz\n")
+    code, _, err = invoke(*args)
+    assert (code, "nobody.nii.gz" in err) == (3, True)
+
+
+def test_own_network_needs_trust(folders, tmp_path, monkeypatch):
+    real, fake = folders
+    (tmp_path / "tiny_net.py").write_text("def build():\n    return lambda v: v.flatten(1)[:, :3]\n")
+    monkeypatch.chdir(tmp_path)
+    args = ("eval", "kid", "--real", real, "--fake", fake, "--extractor", "tiny_net:build", "--device", "cpu")
+    code, _, err = invoke(*args)
+    assert (code, "--trust-code" in err) == (2, True)
+    code, out, err = invoke(*args, "--trust-code")
+    assert code == 0, err
+    assert "own network tiny_net:build" in out
+    assert invoke("eval", "kid", "--real", real, "--fake", fake)[0] == 2
+
+
+def commands():
+    return [command.name or command.callback.__name__ for command in evaluate_app.registered_commands]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_explained(command):
+    result = CliRunner().invoke(app, ["eval", command, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.split("Options")[0].split()) > 6

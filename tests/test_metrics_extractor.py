@@ -8,7 +8,7 @@ import torch
 from golden.recipe import golden_state_dict, smooth_volume
 
 from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
-from wdm_cli.engine.metrics.extractor import infer_depth, load_extractor, read_medicalnet
+from wdm_cli.engine.metrics.extractor import infer_depth, load_extractor, load_own_network, read_medicalnet
 from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet
 
 HERE = Path(__file__).parent / "golden"
@@ -133,6 +133,41 @@ def test_bare_tensors_are_refused(tmp_path):
     torch.save(ResNet(10).state_dict(), path)
     with pytest.raises(CheckpointError, match="has no 'state_dict'"):
         load_extractor(path, device="cpu")
+
+
+def test_files_in_the_format_of_their_time_are_read(small, tmp_path):
+    """The released files were written before PyTorch's zip format."""
+    path = tmp_path / "old.pth"
+    torch.save(torch.load(small, weights_only=True), path, _use_new_zipfile_serialization=False)
+    assert load_extractor(path, device="cpu").comparable
+
+
+class Mean(torch.nn.Module):
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        return volume.mean(dim=(2, 3, 4))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript, which users still have
+def test_own_network_from_torchscript(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.jit.script(Mean()).save(path)
+    extractor = load_own_network(str(path), device="cpu")
+    volume = torch.rand(1, 1, 4, 4, 4)
+    assert extractor(volume).item() == pytest.approx(volume.mean().item())
+    assert not extractor.comparable
+    (tmp_path / "bad.pt").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="not a TorchScript file"):
+        load_own_network(str(tmp_path / "bad.pt"), device="cpu")
+
+
+def test_own_network_from_a_function(tmp_path, monkeypatch):
+    (tmp_path / "my_own_net.py").write_text("def build():\n    return lambda v: v.amax(dim=(2, 3, 4))\n")
+    monkeypatch.chdir(tmp_path)
+    volume = torch.rand(1, 1, 4, 4, 4)
+    assert load_own_network("my_own_net:build", device="cpu")(volume).item() == volume.max().item()
+    for source in ("my_own_net:other", "no_such_module:build", "no_such_file.pt"):
+        with pytest.raises(ResourceError, match=source.split(":")[0]):
+            load_own_network(source, device="cpu")
 
 
 def test_missing_file_device_and_precision():

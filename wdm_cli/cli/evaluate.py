@@ -232,13 +232,14 @@ def sanity(
     as_json: JsonOption = False,
 ) -> None:
     """What is wrong with a folder of volumes, file by file; exit 3 if a file cannot be used at all."""
+    from wdm_cli.engine.errors import DataError
     from wdm_cli.engine.metrics.sanity import inspect
     from wdm_cli.engine.metrics.volumes import Intensity
 
     result = follow(inspect(fake, Intensity(intensity) if intensity else None))  # type: ignore[arg-type]
     show_sanity(result, as_json)
     if result.unusable:
-        raise typer.Exit(3)
+        raise DataError(f"{fake}: {len(result.unusable)} of {result.n} files cannot be used", hint="see the table")
 
 
 @app.command()

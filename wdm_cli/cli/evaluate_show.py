@@ -133,8 +133,8 @@ def draw_closest(path: Path, found: Memorized, train: Volumes, fake: Volumes) ->
             continue
         shown.add((match.fake, match.train))
         ratio = match.distance / match.threshold if match.threshold else 0.0
-        title = f"{match.embedding}: {ratio:.2f} of the threshold"
-        names = [f"generated {fake.files[match.fake].name}", f"training {train.files[match.train].name}"]
+        title = f"generated | training: {ratio:.2f} of threshold"
+        names = [fake.files[match.fake].name.split(".")[0], train.files[match.train].name.split(".")[0]]
         groups.append(Group(title, [fake.volume(match.fake), train.volume(match.train)], names))
     save_png(path, mosaic(groups, (0.0, 1.0), "the closest generated and training volumes; below 1 = flagged"))
     console.note(f"wrote {path}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from wdm_cli.engine.errors import ConfigError
 from wdm_cli.engine.metrics import FID, METRICS, MSSSIM, PRDC
 from wdm_cli.engine.metrics.checks import check_fit, check_pair, copies, size_warnings, split_fitting
-from wdm_cli.engine.metrics.metric import FeatureMetric, Metric, Options, Steps, VolumeMetric
+from wdm_cli.engine.metrics.metric import DEFAULTS, FeatureMetric, Metric, Options, Steps, VolumeMetric
 from wdm_cli.engine.metrics.msssim import fitting_scales
 from wdm_cli.engine.metrics.report import Report, Score
 from wdm_cli.engine.metrics.volumes import Volumes, open_folder
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CLOSEST = 5  # pairs named in a report of memorisation
-DEFAULTS = Options()
 
 __all__ = ["Options", "fid", "finish", "memorization", "msssim", "run", "run_all"]
 

@@ -102,7 +102,7 @@ def load_own_network(source: str, *, device: str = "auto", precision: str = "flo
         network, file = import_network(source)
         sha256 = sha256_file(file)
     if isinstance(network, nn.Module):
-        network = network.eval().requires_grad_(False).to(target)
+        network = network.eval().to(target)
     return Extractor(f"own network {path.name}", sha256, network, target, comparable=False, precision=precision)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wdm_cli.engine.errors import require
 from wdm_cli.engine.metrics.extractor import Extractor
 from wdm_cli.engine.metrics.features import NETWORK, Source, extract, network_source
-from wdm_cli.engine.metrics.metric import Options, Steps
+from wdm_cli.engine.metrics.metric import DEFAULTS, Options, Steps
 from wdm_cli.engine.metrics.volumes import Volumes
 
 Rows = NDArray[Any]
@@ -42,8 +42,8 @@ class Memorization:
         require(0 < self.false_alarms < 0.5, "false_alarms", "must be above 0 and below 0.5")
 
     def describe(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A volume [D, H, W] averaged down to size³, with zero mean and unit length, [size³]."""
-        small = F.adaptive_avg_pool3d(torch.from_numpy(np.ascontiguousarray(volume))[None, None], self.size)
+        """A volume [D, H, W], centred, averaged down to size³, with zero mean and unit length, [size³]."""
+        small = F.adaptive_avg_pool3d(torch.from_numpy(centred(volume))[None, None], self.size)
         row: NDArray[np.float32] = unit_rows(small.flatten().numpy()[None])[0].astype(np.float32)
         return row
 
@@ -84,12 +84,12 @@ def memorization(
     fake: Volumes,
     held_out: Volumes | None = None,
     extractor: Extractor | None = None,
-    options: Options = Options(),  # noqa: B008  frozen
+    options: Options = DEFAULTS,
     settings: Memorization = Memorization(),
 ) -> Steps[Memorized]:
     """Find the nearest training volume of every generated one, and flag what is suspiciously near.
 
-    Distance: 1 − correlation, of low-resolution volumes under all eight axis flips, and of the features of a
+    Distance: 1 − correlation, of centred low-resolution volumes under all eight axis flips, and of the features of a
     network if one is given. Threshold: the false_alarms quantile of the distances from held-out volumes to their
     nearest training volume; without held-out volumes, of the training volumes to each other (twice-scanned
     patients then lower it).
@@ -126,13 +126,25 @@ def memorization(
     )
 
 
+def centred(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The volume rolled so that what is brighter than its mean is centred: a shifted copy becomes the same."""
+    bright = volume > volume.mean()
+    shift = []
+    for axis, side in enumerate(volume.shape):
+        profile = bright.sum(axis=tuple(other for other in range(3) if other != axis))
+        centre = float(profile @ np.arange(side)) / max(1, int(profile.sum()))
+        shift.append(round((side - 1) / 2 - centre))
+    return np.roll(volume, shift, axis=(0, 1, 2))
+
+
 def distances(a: Rows, b: Rows, flips: bool) -> NDArray[np.float64]:
     """1 − correlation of all rows of a [n, d] and b [m, d]; with flips, the least over all axis flips of a."""
     y = unit_rows(b)
     best = np.full((len(a), len(b)), -1.0)
     for x in flipped(a) if flips else [a]:
         best = np.maximum(best, unit_rows(x) @ y.T)
-    return 1 - best
+    least: NDArray[np.float64] = np.maximum(0, 1 - best)
+    return least
 
 
 def flipped(rows: Rows) -> list[Rows]:

@@ -49,6 +49,9 @@ class Options:
     uncertainty: bool = True
 
 
+DEFAULTS = Options()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """Common ground of both sorts."""
