@@ -76,15 +76,15 @@ def padded_and_cropped(stack: Geometry, axes: list[Axis]) -> tuple[list[float], 
     return [axes[i].padded for i in order], [axes[i].cropped for i in order]
 
 
-def prepare(series: Series, policy: Policy, target: Target) -> Prepared:
-    """Decode, resample and scale a usable series.
+def prepare(series: Series, policy: Policy, target: Target, axes: list[Axis] | None = None) -> Prepared:
+    """Decode, resample and scale a usable series; `axes` puts it on another grid than `plan` does.
 
     Raises:
         DataError: pixels are damaged, differ where they must not, or show no body; a file is named.
     """
     stack = series.stack
     assert stack is not None
-    axes = plan(stack, target)
+    axes = axes or plan(stack, target)
     seen = Seen()
     planes = _planes(series, policy, axes, seen)
     name = stack.slices[0].path.name
