@@ -118,7 +118,8 @@ def _from_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
 
 
 def _read_pt(path: Path) -> Mapping[str, Any]:
-    head = path.open("rb").read(64)
+    with path.open("rb") as file:
+        head = file.read(64)
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: a git-lfs pointer, not the file itself", hint="run `git lfs pull`")
     if not zipfile.is_zipfile(path):
