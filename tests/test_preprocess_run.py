@@ -181,6 +181,36 @@ def test_kill_9_and_go_on(archive: Path, once: tuple[Path, list[Entry]], tmp_pat
     assert Manifest(tmp_path).entries.keys() == Manifest(once[0]).entries.keys()
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_end_with_their_parent_and_the_run_goes_on(
+    archive: Path, once: tuple[Path, list[Entry]], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "wdm_cli", "preprocess", "lidc", "--dicom-dir", str(archive), "--out"]
+    command += [str(tmp_path), "--size", "16", "--spacing", "8", "--workers", "2"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    workers: list[int] = []
+    while len(workers) < 2 and running.poll() is None:
+        time.sleep(0.02)
+        found = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+        workers = [pid for pid in found if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    running.kill()
+    running.wait()
+    patience = time.monotonic() + 20
+    while any(map(alive, workers)):
+        assert time.monotonic() < patience, "workers outlive their parent"
+        time.sleep(0.05)
+    list(run(planned(archive), tmp_path))
+    assert volumes(tmp_path) == {k: v for k, v in volumes(once[0]).items() if k != "contact_sheet.png"}
+
+
 def test_a_manifest_cut_in_the_middle_of_a_line_goes_on(tmp_path: Path) -> None:
     entry = Entry("a", "accepted", "1", 3, output="a/x", sha256="0" * 64)
     manifest = Manifest(tmp_path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -32,7 +34,7 @@ def run(
             yield index, _guarded(function, job)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker)
     try:
         futures = {pool.submit(_guarded, function, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
@@ -53,6 +55,14 @@ def _guarded(function: Callable[[Job], Result], job: Job) -> Result | DataError:
         return error
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C is the parent's to handle; it stops the workers."""
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, which stops the workers; end at once when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
