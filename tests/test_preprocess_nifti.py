@@ -171,6 +171,19 @@ def test_a_split_holds_out_patients(tmp_path: Path) -> None:
     assert set(cases[:60]) <= set(side.train) or set(cases[:60]) <= set(side.val)
 
 
+def test_memorisation_takes_its_unseen_volumes_from_the_split(tmp_path: Path) -> None:
+    from wdm_cli.cli.evaluate_folders import open_held_out
+    from wdm_cli.engine.metrics.volumes import open_folder
+
+    for number in range(4):
+        write_nifti(tmp_path / f"LIDC-IDRI-000{number}-x" / "preprocessed.nii.gz", head() / 600, AFFINE)
+    write_split(tmp_path / "split.json", split([f"LIDC-IDRI-000{number}-x" for number in range(4)], 0.5))
+    train, unseen = open_held_out(tmp_path / "split.json", open_folder(tmp_path))
+    assert unseen is not None
+    assert tuple(path.parent.name for path in unseen.files) == read_split(tmp_path / "split.json").val
+    assert len(train) == 2
+
+
 def test_splits_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--val 1"):
         split(["a", "b"], 1.0)
@@ -183,6 +196,23 @@ def test_splits_that_cannot_be(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(DataError, match="no split file"):
         read_split(path)
+
+
+def test_a_data_set_keeps_to_its_part(tmp_path: Path) -> None:
+    for number in range(4):
+        write_nifti(tmp_path / f"sub-{number}_T1w.nii.gz", head() + number, AFFINE)
+    with pytest.raises(DataError, match="no such file, and data"):
+        Nifti(part="train").find(tmp_path)
+    names = [case.name for case in Nifti().find(tmp_path).cases]
+    drawn = split(names, 0.25)
+    write_split(tmp_path / "split.json", drawn)
+    train, val = (Nifti(part=part).find(tmp_path) for part in ("train", "val"))
+    assert tuple(case.name for case in train.cases) == drawn.train
+    assert tuple(case.name for case in val.cases) == drawn.val
+    assert train.reasons()["in the other part of the split"] == 1
+    write_nifti(tmp_path / "sub-9_T1w.nii.gz", head(), AFFINE)
+    with pytest.raises(DataError, match="1 cases of the folder are in no part"):
+        Nifti(part="val").find(tmp_path)
 
 
 @pytest.mark.parametrize(

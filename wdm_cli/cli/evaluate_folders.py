@@ -39,7 +39,8 @@ def open_real(
 
 
 def open_held_out(held_out: Path | None, real: Volumes) -> tuple[Volumes, Volumes | None]:
-    """Training and held-out volumes: another folder, or the files of `real` that a text file names."""
+    """Training and held-out volumes: another folder, or the files of `real` that a split or a text file names."""
+    from wdm_cli.engine.data.split import case_of, read_split
     from wdm_cli.engine.errors import DataError
     from wdm_cli.engine.metrics.volumes import open_dataset, open_folder
 
@@ -49,11 +50,15 @@ def open_held_out(held_out: Path | None, real: Volumes) -> tuple[Volumes, Volume
         opened = open_dataset(held_out, real.dataset) if real.dataset else open_folder(held_out, real.intensity)
         return real, opened
     try:
-        names = {line.strip() for line in held_out.read_text(encoding="utf-8").splitlines()} - {""}
+        if held_out.suffix == ".json":
+            names = set(read_split(held_out).val)
+        else:
+            names = {line.strip() for line in held_out.read_text(encoding="utf-8").splitlines()} - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {held_out} as a list of file names: {error}") from error
     known = {str(path.relative_to(real.root)): index for index, path in enumerate(real.files)}
     known |= {path.name: index for index, path in enumerate(real.files)}
+    known |= {case_of(path): index for index, path in enumerate(real.files)}
     if unknown := sorted(names - known.keys()):
         raise DataError(
             f"{held_out}: {len(unknown)} names are no files of {real.root}, e.g. {', '.join(unknown[:5])}",

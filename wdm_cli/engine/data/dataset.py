@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wdm_cli.engine.data.inventory import NOT_NIFTI, Inventory, named, walk
+from wdm_cli.engine.data.split import part_of
 from wdm_cli.engine.errors import DataError, require
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Dataset:
     intensity: `paper` (per-volume quantiles, then min-max) or `fixed-window` (`window` in HU, exact).
     crop_margin: the share of a raw side that may be cropped before the volume is downsampled instead.
     cache: precision of the preprocessed copies that training reads.
+    part: `all` cases, or those that the folder's split.json (`wdm split`) lists for `train` or `val`.
     """
 
     dir: str
@@ -60,6 +62,7 @@ class Dataset:
     window: tuple[float, float] = (-1000.0, 1000.0)
     crop_margin: float = 0.1
     cache: Literal["float32", "int16"] = "float32"
+    part: Literal["all", "train", "val"] = "all"
 
     layout: ClassVar[str] = ""
 
@@ -89,10 +92,11 @@ class Dataset:
         raise NotImplementedError
 
     def find(self, root: Path) -> Inventory:
-        """All cases below a folder, at any depth.
+        """All cases below a folder, at any depth, or the wanted part of them.
 
         Raises:
-            DataError: no such folder, or no case in it; says what was expected and what is there.
+            DataError: no such folder, or no case in it; says what was expected and what is there. Or the split
+                of the folder is missing or does not fit.
         """
         try:
             files, ignored = walk(root)
@@ -107,6 +111,8 @@ class Dataset:
             else:
                 found.append((name, path))
         inventory = Inventory(root, named(found, root), tuple(sorted(ignored)))
+        if found and self.part != "all":
+            return part_of(inventory, self.part)
         if not found:
             there = ", ".join(f"{count} {reason}" for reason, count in inventory.reasons().items())
             raise DataError(
@@ -169,6 +175,6 @@ class Dataset:
     def voxel_settings(self) -> dict[str, Any]:
         """Every setting that changes the voxels of a given file, as plain values."""
         settings = asdict(self) | {"image_size": list(self.shape), "window": list(self.window)}
-        for key in ("dir", "contrast", *(() if self.intensity == "fixed-window" else ("window",))):
+        for key in ("dir", "contrast", "part", *(() if self.intensity == "fixed-window" else ("window",))):
             settings.pop(key, None)
         return settings

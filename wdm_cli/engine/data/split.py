@@ -13,7 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
+from wdm_cli.engine.data.inventory import Inventory, stem
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.files import write_json
 
@@ -37,6 +39,14 @@ def patient_of(case: str) -> str:
     """The patient in a case's name (LIDC-IDRI, BIDS, BraTS, ADNI), else the whole name."""
     match = PATIENT.match(case)
     return match[1] if match else case
+
+
+def case_of(path: Path) -> str:
+    """The case of a finished file: its folder's name in the LIDC-IDRI layout, else its own without the contrast."""
+    name = stem(path)
+    if name.lower() in ("preprocessed", "processed"):
+        return path.parent.name
+    return re.sub(r"-(t1n|t1c|t2w|t2f)$", "", name)
 
 
 def split(cases: Iterable[str], share: float, seed: int = 0, patients: Mapping[str, str] | None = None) -> Split:
@@ -85,6 +95,30 @@ def read_split(path: Path) -> Split:
     if both:
         raise DataError(f"{path}: {len(both)} cases stand on both sides, e.g. {min(both)}")
     return found
+
+
+def part_of(inventory: Inventory, part: Literal["train", "val"]) -> Inventory:
+    """The cases that the folder's split.json lists for one part; the others are ignored by that reason.
+
+    Raises:
+        DataError: there is no split, or it does not know a case, which could have been held out.
+    """
+    path = inventory.root / SPLIT_FILE
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, and data.part is {part}", hint=f"wdm split {inventory.root} --val 0.1")
+    found = read_split(path)
+    listed, other = (set(found.train), set(found.val)) if part == "train" else (set(found.val), set(found.train))
+    unknown = [case.name for case in inventory.cases if case.name not in listed | other]
+    if unknown:
+        raise DataError(
+            f"{path}: {len(unknown)} cases of the folder are in no part, e.g. {unknown[0]}",
+            hint="make the split again with `wdm split --overwrite`, before anything is trained on it",
+        )
+    left_out = [(case.path, "in the other part of the split") for case in inventory.cases if case.name in other]
+    cases = tuple(case for case in inventory.cases if case.name in listed)
+    if not cases:
+        raise DataError(f"{path}: no case of the folder is in the part {part}")
+    return Inventory(inventory.root, cases, tuple(sorted([*inventory.ignored, *left_out])))
 
 
 def patients_of_manifest(folder: Path) -> dict[str, str]:
