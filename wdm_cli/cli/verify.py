@@ -14,6 +14,7 @@ from wdm_cli.cli.options import ConfigOption, JsonOption, SetOption
 if TYPE_CHECKING:
     from wdm_cli.engine.data.inventory import Inventory
     from wdm_cli.engine.data.survey import CaseReport
+    from wdm_cli.engine.preset import Preset
 
 
 def verify(
@@ -25,14 +26,20 @@ def verify(
     config: ConfigOption = None,
     sets: SetOption = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read files.")] = 2,
+    fingerprint: Annotated[
+        Path | None, typer.Option("--fingerprint", help="Write what the folder is like to this file (JSON).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the volumes of a folder, the files that are none, and every file that training could not use.
+
+    Also named: copies under two names, nearly empty volumes, and volumes that seem flipped against the others.
 
     Exit code 0: all volumes can be used; 4: some cannot; 3: none can.
     """
     from wdm_cli.config import resolve
     from wdm_cli.engine.data import guess_kind
+    from wdm_cli.engine.data.fingerprint import doubts, suggestions
     from wdm_cli.engine.data.survey import oddities, survey
 
     kind = dataset or guess_kind(folder)
@@ -47,13 +54,18 @@ def verify(
             reports.append(report)
             progress.update(len(reports), report.name)
     reports.sort(key=lambda report: report.name)
-    notes = oddities(reports)
+    notes = oddities(reports) + doubts(reports)
+    advice = suggestions(reports)
     if as_json:
-        console.answer_json(_as_json(kind, data.shape, inventory, reports, notes))
+        console.answer_json(_as_json(kind, data.shape, inventory, reports, notes) | {"suggestions": advice})
     else:
         _show(kind, inventory, reports)
         for text in notes:
             console.warn(text)
+        for text in advice:
+            console.note(f"hint: {text}")
+    if fingerprint is not None:
+        _write_fingerprint(fingerprint, kind, resolved.preset, reports)
     _raise_if_bad(folder, reports)
 
 
@@ -86,18 +98,34 @@ def _show(kind: str, inventory: Inventory, reports: list[CaseReport]) -> None:
 def _as_json(
     kind: str, shape: tuple[int, int, int], inventory: Inventory, reports: list[CaseReport], notes: list[str]
 ) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "dir": str(inventory.root),
         "dataset": kind,
         "image_size": list(shape),
         "usable": sum(not report.problem for report in reports),
         "unusable": sum(bool(report.problem) for report in reports),
-        "cases": [asdict(report) | {"path": str(report.path)} for report in reports],
+        "cases": [report.to_dict() for report in reports],
         "ignored": [{"path": str(path), "reason": reason} for path, reason in inventory.ignored],
         "notes": notes,
     }
+
+
+def _write_fingerprint(path: Path, kind: str, preset: Preset, reports: list[CaseReport]) -> None:
+    """What the folder is like, what that suggests, and the memory that training with the preset takes."""
+    from wdm_cli.engine.data.fingerprint import fingerprint, suggestions
+    from wdm_cli.engine.estimate import estimate
+    from wdm_cli.engine.files import write_json
+
+    costs = estimate(preset)
+    found = fingerprint(kind, reports) | {
+        "suggestions": suggestions(reports),
+        "preset": preset.name,
+        "image_size": list(preset.data.shape),
+        "training_bytes": costs.training,
+        "parameters": costs.parameters,
+    }
+    write_json(path, found)
+    console.note(f"wrote {path}; training {preset.name} takes about {console.size(costs.training)}")
 
 
 def _raise_if_bad(folder: Path, reports: list[CaseReport]) -> None:

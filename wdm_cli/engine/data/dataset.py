@@ -23,7 +23,7 @@ class Prepared:
 
     Attributes:
         volume: array [D, H, W] float32 in [−1, 1], with its true affine.
-        raw: the file's sides in voxels; raw_spacing: their distance in mm.
+        raw: the file's sides in voxels; raw_spacing: their distance in mm; raw_range: its lowest and highest value.
         orientation: where the file's axes point, e.g. RAS.
         factor: raw voxels averaged along each axis.
         lost: anatomy cropped away at the low and high end of each axis, in mm.
@@ -32,6 +32,7 @@ class Prepared:
     volume: Volume
     raw: tuple[int, int, int]
     raw_spacing: tuple[float, float, float]
+    raw_range: tuple[float, float]
     orientation: str
     factor: int
     lost: tuple[tuple[float, float], ...]
@@ -154,7 +155,8 @@ class Dataset:
         lost = tuple((low * mm, high * mm) for (low, high), mm in zip(fitted.lost, raw.spacing, strict=True))
         orientation = "".join(nib.aff2axcodes(raw.affine))
         volume = Volume(array, fitted.affine(raw.affine))
-        return Prepared(volume, raw.shape, raw.spacing, orientation, fitted.factor, lost)
+        span = (float(raw.array.min()), float(raw.array.max()))
+        return Prepared(volume, raw.shape, raw.spacing, span, orientation, fitted.factor, lost)
 
     def unit(self, array: Array) -> Array:
         """Raw intensities to [0, 1] by the chosen scheme; ValueError if they do not fit it."""

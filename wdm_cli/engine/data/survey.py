@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wdm_cli.engine.data import parallel
 from wdm_cli.engine.data.dataset import Dataset
@@ -13,6 +18,8 @@ from wdm_cli.engine.data.inventory import Inventory
 from wdm_cli.engine.data.volume import times
 from wdm_cli.engine.errors import DataError
 
+THUMBNAIL = 12
+BACKGROUND = -0.8  # of [−1, 1]: a tenth of the range
 CUBIC = 1.1  # largest ratio of voxel sides that passes for a cube
 
 
@@ -24,6 +31,8 @@ class CaseReport:
         sides: of the file, in voxels; spacing in mm; orientation of its axes, e.g. RAS.
         factor: raw voxels averaged along each axis.
         lost: anatomy cropped away at both ends of each axis, in mm; warning: the same in a sentence.
+        low, high: raw intensities. content: share of the training volume that is not background.
+        digest: of the training voxels. thumbnail: the training volume, averaged down.
     """
 
     name: str
@@ -35,6 +44,16 @@ class CaseReport:
     factor: int = 0
     lost: tuple[tuple[float, float], ...] = ()
     warning: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    content: float = 0.0
+    digest: str = ""
+    thumbnail: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without the thumbnail."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "thumbnail"}
+        return values | {"path": str(self.path)}
 
 
 @dataclass(frozen=True)
@@ -79,6 +98,7 @@ def _inspect(job: _Job) -> CaseReport:
         prepared = job.dataset.prepare(job.path)
     except DataError as error:
         return CaseReport(job.name, job.path, problem=error.what.removeprefix(f"{job.path}: "))
+    array = prepared.volume.array
     return CaseReport(
         name=job.name,
         path=job.path,
@@ -88,7 +108,22 @@ def _inspect(job: _Job) -> CaseReport:
         factor=prepared.factor,
         lost=prepared.lost,
         warning=prepared.warning,
+        low=round(prepared.raw_range[0], 4),
+        high=round(prepared.raw_range[1], 4),
+        content=round(float((array > BACKGROUND).mean()), 4),
+        digest=hashlib.sha256(array.tobytes()).hexdigest()[:16],
+        thumbnail=thumbnail(array),
     )
+
+
+def thumbnail(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[12, 12, 12] block means of a larger volume; smaller sides stay as they are."""
+    for axis, side in enumerate(array.shape):
+        starts = np.arange(min(THUMBNAIL, side)) * side // min(THUMBNAIL, side)
+        counts = np.diff(starts, append=side).astype(np.float32)
+        sums = np.add.reduceat(array, starts, axis=axis)
+        array = sums / counts.reshape([-1 if other == axis else 1 for other in range(3)])
+    return array
 
 
 def describe(report: CaseReport) -> str:

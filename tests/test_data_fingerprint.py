@@ -1,0 +1,88 @@
+"""The whole of a data set: planted copies, empty and flipped volumes are found, sound ones are not suspected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from wdm_cli.cli.main import app
+from wdm_cli.engine.data.fingerprint import doubts, duplicates, fingerprint, near_empty, suggestions, turned
+from wdm_cli.engine.data.nifti import Nifti
+from wdm_cli.engine.data.survey import CaseReport, survey, thumbnail
+from wdm_cli.engine.data.volume import write_nifti
+
+SETTINGS = Nifti(image_size=32)
+
+
+def body(seed: int) -> np.ndarray:
+    """Uneven along every axis: a large bright organ on one side, a small one on the other; a person each seed."""
+    draw = np.random.default_rng(seed)
+    i, j, k = np.meshgrid(*(np.linspace(-1, 1, 32),) * 3, indexing="ij")
+    shift = draw.normal(0, 0.04, 3)
+    volume = 100.0 * ((i**2 + j**2 + k**2) < 0.8)
+    volume += 200 * (((i - 0.4 - shift[0]) ** 2 + (j - 0.2) ** 2 + (k - 0.3 - shift[2]) ** 2) < 0.12)
+    volume += 80 * (((i + 0.4) ** 2 + (j + 0.3 + shift[1]) ** 2 + (k + 0.4) ** 2) < 0.05)
+    return (volume + draw.normal(0, 2, volume.shape)).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed in range(6):
+        write_nifti(tmp_path / f"sub-{seed}.nii.gz", body(seed), np.eye(4))
+    return tmp_path
+
+
+def reports(folder: Path) -> list[CaseReport]:
+    return sorted(survey(SETTINGS, SETTINGS.find(folder)), key=lambda report: report.name)
+
+
+def test_a_sound_folder_raises_no_doubt(folder: Path) -> None:
+    found = reports(folder)
+    assert doubts(found) == []
+    whole = fingerprint("nifti", found)
+    assert whole["usable"] == 6
+    assert whole["spacing_mm"] == {"i": [1, 1, 1], "j": [1, 1, 1], "k": [1, 1, 1]}
+    assert whole["highest"][0] == pytest.approx(min(float(body(seed).max()) for seed in range(6)), abs=1e-3)
+    assert "6 cases is few" in " ".join(suggestions(found))
+
+
+def test_planted_faults_are_found(folder: Path) -> None:
+    write_nifti(folder / "copy.nii.gz", body(3) * 2 + 5, np.eye(4))  # the same training voxels, stored otherwise
+    write_nifti(folder / "exact.nii.gz", body(3), np.eye(4))
+    write_nifti(folder / "flipped.nii.gz", body(9)[::-1, ::-1].copy(), np.eye(4))
+    empty = np.zeros((32, 32, 32), np.float32)
+    empty[:4, :4, :4] = 100.0
+    write_nifti(folder / "empty.nii.gz", empty, np.eye(4))
+    found = reports(folder)
+    assert ["exact", "sub-3"] in [[name for name in names if name != "copy"] for names in duplicates(found)]
+    assert near_empty(found) == ["empty"]
+    assert turned(found)["flipped"] == "i, j"
+    assert not {name for name in turned(found) if name.startswith("sub-")}
+    text = " ".join(doubts(found))
+    assert "copies of others" in text
+    assert "nearly empty: empty" in text
+    assert "flipped (axes i, j)" in text
+
+
+def test_thumbnails_are_block_means() -> None:
+    array = np.random.default_rng(0).normal(size=(24, 36, 12)).astype(np.float32)
+    wanted = array.reshape(12, 2, 12, 3, 12, 1).mean(axis=(1, 3, 5))
+    assert np.allclose(thumbnail(array), wanted, atol=1e-6)
+    assert thumbnail(np.zeros((25, 8, 13), np.float32)).shape == (12, 8, 12)
+
+
+def test_the_command_writes_the_fingerprint(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out" / "fingerprint.json"
+    command = ["verify", str(folder), "--preset", "tiny", "--workers", "1", "--fingerprint", str(path), "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.exception
+    written, answer = json.loads(path.read_text()), json.loads(result.stdout)
+    assert written["usable"] == answer["usable"] == 6
+    assert written["preset"] == "tiny"
+    assert written["training_bytes"] > 1e6
+    assert answer["suggestions"] == written["suggestions"]
+    assert "thumbnail" not in answer["cases"][0]
