@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wdm_cli.engine.device import choose_device
 from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
 from wdm_cli.engine.files import sha256_file
-from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet, random_resnet
+from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet, folded, random_resnet
 
 PREFIX = "module."  # the released files were saved from a DataParallel wrapper
 
@@ -72,7 +72,7 @@ def load_extractor(
         path = Path(weights)
         network = read_medicalnet(path)
         name, sha256 = f"MedicalNet {path.name}", sha256_file(path)
-    network = network.eval().requires_grad_(False).to(target)
+    folded(network).requires_grad_(False).to(target)
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Extractor(name, sha256, network, target, comparable=str(weights) != "random", precision=precision)
 
