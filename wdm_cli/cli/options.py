@@ -19,5 +19,8 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")
 ]
 DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="brats, lidc-idri or nifti (data.kind); default: the preset's.")
+    str | None,
+    typer.Option(
+        "--dataset", help="brats, lidc-idri, adni, mrnet, fastmri or nifti (data.kind); default: the preset's."
+    ),
 ]

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of volumes.")],
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="brats, lidc-idri or nifti. Default: told by the files' names.")
+        str | None,
+        typer.Option(
+            "--dataset", help="brats, lidc-idri, adni, mrnet, fastmri or nifti. Default: told by the files' names."
+        ),
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="Whose image size and intensities.")] = "ours_unet_128",
     config: ConfigOption = None,

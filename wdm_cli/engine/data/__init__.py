@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wdm_cli.engine.data.adni import Adni
 from wdm_cli.engine.data.brats import Brats
+from wdm_cli.engine.data.fastmri import FastMri
 from wdm_cli.engine.data.inventory import walk
 from wdm_cli.engine.data.lidc import Lidc
+from wdm_cli.engine.data.mrnet import MrNet
 from wdm_cli.engine.data.nifti import Nifti
 
-DATASETS = (Brats, Lidc, Nifti)
+DATASETS = (Brats, Lidc, Adni, MrNet, FastMri, Nifti)
 
-__all__ = ["DATASETS", "Brats", "Lidc", "Nifti", "guess_kind"]
+__all__ = ["DATASETS", "Adni", "Brats", "FastMri", "Lidc", "MrNet", "Nifti", "guess_kind"]
 
 
 def guess_kind(root: Path) -> str:
@@ -23,5 +26,12 @@ def guess_kind(root: Path) -> str:
     Raises:
         DataError: the folder is missing.
     """
-    files, _ = walk(root)
-    return next((cls.kind for cls in DATASETS if any(map(cls.recognises, files))), Nifti.kind)
+    # names like CASE_flair occur in other layouts too, and any name will do for nifti: these two are asked last
+    asked = [cls for cls in DATASETS if cls not in (Brats, Nifti)] + [Brats, Nifti]
+    known: dict[tuple[str, ...], list[Path]] = {}
+    for cls in asked:
+        if cls.suffixes not in known:
+            known[cls.suffixes], _ = walk(root, cls.suffixes)
+        if any(map(cls.recognises, known[cls.suffixes])):
+            return cls.kind
+    return Nifti.kind

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from wdm_cli.engine.data.inventory import NOT_NIFTI, Inventory, named, walk
+from wdm_cli.engine.data.inventory import NIFTI, NOT_NIFTI, Inventory, named, walk
 from wdm_cli.engine.data.split import part_of
 from wdm_cli.engine.errors import DataError, require
 
@@ -66,6 +66,7 @@ class Dataset:
     part: Literal["all", "train", "val"] = "all"
 
     layout: ClassVar[str] = ""
+    suffixes: ClassVar[tuple[str, ...]] = NIFTI
 
     def __post_init__(self) -> None:
         require(min(self.shape) >= 2, "image_size", "every side must be at least 2")
@@ -85,11 +86,11 @@ class Dataset:
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether a NIfTI file is named as in this layout."""
+        """Whether a file is named as in this layout."""
         raise NotImplementedError
 
     def case(self, path: Path) -> tuple[str, str]:
-        """(name, "") if a NIfTI file is a case of this data set, else ("", the reason why not)."""
+        """(name, "") if a file is a case of this data set, else ("", the reason why not)."""
         raise NotImplementedError
 
     def find(self, root: Path) -> Inventory:
@@ -100,7 +101,7 @@ class Dataset:
                 of the folder is missing or does not fit.
         """
         try:
-            files, ignored = walk(root)
+            files, ignored = walk(root, self.suffixes)
         except DataError as error:
             hint = "check the path; `wdm verify DIR` lists what a folder holds"
             raise DataError(error.what, why=f"expected a folder with {self.layout}", hint=hint) from None
@@ -130,6 +131,16 @@ class Dataset:
             return "convert the DICOM files first: wdm preprocess lidc --dicom-dir DIR"
         return "`wdm verify DIR` lists what is there; --dataset nifti takes NIfTI files of any name"
 
+    def read(self, path: Path) -> Volume:
+        """The raw volume of a file; data sets of other formats have their own.
+
+        Raises:
+            DataError: the file cannot be used.
+        """
+        from wdm_cli.engine.data.volume import read_nifti
+
+        return read_nifti(path)
+
     def load(self, path: Path) -> Volume:
         """The training volume of a file: [D, H, W] float32 in [−1, 1] of `shape`, with its true affine.
 
@@ -143,9 +154,9 @@ class Dataset:
         import nibabel as nib
 
         from wdm_cli.engine.data.transforms import fit
-        from wdm_cli.engine.data.volume import Volume, read_nifti
+        from wdm_cli.engine.data.volume import Volume
 
-        raw = read_nifti(path)
+        raw = self.read(path)
         try:
             unit = self.unit(raw.array)
         except ValueError as error:

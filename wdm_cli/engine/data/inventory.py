@@ -11,6 +11,7 @@ from pathlib import Path
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import safe_name
 
+NIFTI = (".nii.gz", ".nii")
 NOT_NIFTI = "not NIfTI"
 
 
@@ -35,8 +36,8 @@ class Inventory:
         return dict(Counter(reason for _, reason in self.ignored).most_common())
 
 
-def walk(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """All NIfTI files below a folder, and what else is there with the reason to ignore it.
+def walk(root: Path, suffixes: tuple[str, ...] = NIFTI) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """All files of a format below a folder, and what else is there with the reason to ignore it.
 
     Links to folders are not followed (they may form loops); links to files are. Hidden files and folders, `.partial`
     among them, are passed over without a word. Of x.nii and x.nii.gz side by side the latter is taken.
@@ -59,8 +60,9 @@ def walk(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         ignored += [(here / name, "link to a folder") for name in visible if name not in folders]
         for name in sorted(name for name in names if not name.startswith(".")):
             path, lower = here / name, name.lower()
-            if not lower.endswith((".nii", ".nii.gz")):
-                ignored.append((path, f"{NOT_NIFTI} ({path.suffix.lower() or 'no suffix'})"))
+            if not lower.endswith(suffixes):
+                other = NOT_NIFTI if suffixes == NIFTI else f"not {suffixes[0]}"
+                ignored.append((path, f"{other} ({path.suffix.lower() or 'no suffix'})"))
             elif not path.exists():
                 ignored.append((path, "broken link"))
             elif lower.endswith(".nii") and f"{name}.gz" in names:

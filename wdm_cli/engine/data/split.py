@@ -21,7 +21,7 @@ from wdm_cli.engine.files import write_json
 
 SPLIT_FILE = "split.json"
 PATIENT = re.compile(
-    r"(LIDC-IDRI-\d{4}|sub-[A-Za-z0-9]+|BraTS[-\w]*?-\d{4,5}(?=-\d{3}\b)|\d{3}_S_\d{4})", re.IGNORECASE
+    r"(LIDC-IDRI-\d{4}|sub-[A-Za-z0-9]+|BraTS[-\w]*?-\d{4,5}(?=-\d{3}\b)|(?:ADNI_)?\d{3}_S_\d{4})", re.IGNORECASE
 )
 
 

@@ -236,6 +236,12 @@ def _scaled(path: Path, raw: NDArray[Any], header: Any) -> Array:
         else:
             for k in range(raw.shape[2]):  # in float64, one slice at a time
                 array[:, :, k] = raw[:, :, k] * np.float64(slope) + np.float64(inter)
+    refuse_no_picture(path, array)
+    return array
+
+
+def refuse_no_picture(path: Path, array: NDArray[Any]) -> None:
+    """Raise DataError if voxels are NaN or infinite, with their number and the first of them, or all equal."""
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = ~np.isfinite(array)
@@ -247,7 +253,6 @@ def _scaled(path: Path, raw: NDArray[Any], header: Any) -> Array:
         )
     if low == high:
         raise DataError(f"{path}: every voxel is {low:g}", why="there is no picture in it")
-    return array
 
 
 def times(sides: Sequence[int]) -> str:

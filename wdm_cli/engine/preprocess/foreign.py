@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK
 
-from wdm_cli.engine.data.volume import DEFLATE_RATIO, MAX_BYTES, Volume, read_nifti, times
+from wdm_cli.engine.data.volume import DEFLATE_RATIO, MAX_BYTES, Volume, read_nifti, refuse_no_picture, times
 from wdm_cli.engine.errors import DataError
 
 SUFFIXES = (".nrrd", ".mha")
@@ -50,11 +50,7 @@ def _read_foreign(path: Path) -> Volume:
     except RuntimeError as error:
         raise DataError(f"{path}: is damaged, truncated or no {path.suffix[1:].upper()} file") from error
     array = itk.GetArrayFromImage(image).transpose(2, 1, 0)
-    bad = int(np.count_nonzero(~np.isfinite(array)))
-    if bad:
-        raise DataError(f"{path}: {bad:,} voxels are NaN or infinite", why="one would spoil every weight of a network")
-    if array.min() == array.max():
-        raise DataError(f"{path}: every voxel is {array.min():g}", why="there is no picture in it")
+    refuse_no_picture(path, array)
     affine = np.eye(4)
     affine[:3, :3] = LPS_TO_RAS @ np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
     affine[:3, 3] = LPS_TO_RAS @ np.array(image.GetOrigin())

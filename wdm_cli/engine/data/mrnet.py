@@ -1,0 +1,64 @@
+"""MRNet: knee MR of 1,370 examinations, as stacks of pictures.
+
+Layout: `MRNet-v1.0/{train,valid}/{axial,coronal,sagittal}/0000.npy`, uint8 [slices, 256, 256]. The files state
+neither voxel size nor directions: 1 mm and the usual way to show each plane are assumed.
+Access: free for research after registration at stanfordmlgroup.github.io/competitions/mrnet; no redistribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from wdm_cli.engine.data.dataset import Dataset
+from wdm_cli.engine.errors import DataError
+
+if TYPE_CHECKING:
+    from wdm_cli.engine.data.volume import Volume
+
+PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
+"""The world axes (x, y, z) that columns, rows and slices run along; all run towards left, posterior, inferior."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MrNet(Dataset):
+    """Knee MR stacks of one plane."""
+
+    kind: Literal["mrnet"] = "mrnet"
+    dir: str = "data/MRNet-v1.0"
+    plane: Literal["axial", "coronal", "sagittal"] = "sagittal"
+
+    layout: ClassVar[str] = "train/sagittal/0000.npy (or axial, coronal; valid)"
+    suffixes: ClassVar[tuple[str, ...]] = (".npy",)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return path.parent.name in PLANES and path.stem.isdecimal()
+
+    def case(self, path: Path) -> tuple[str, str]:
+        if not self.recognises(path):
+            return "", "not named as in MRNet"
+        return (path.stem, "") if path.parent.name == self.plane else ("", f"other plane ({path.parent.name})")
+
+    def read(self, path: Path) -> Volume:
+        """Columns, rows and slices as the axes i, j, k; the affine says how the plane is usually shown."""
+        import numpy as np
+
+        from wdm_cli.engine.data.volume import MAX_BYTES, Volume, refuse_no_picture, times
+
+        try:
+            stack = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, EOFError) as error:
+            raise DataError(f"{path}: is damaged or no .npy file of numbers") from error
+        if stack.ndim != 3 or stack.dtype.kind not in "iuf" or min(stack.shape) < 2 or stack.size * 4 > MAX_BYTES:
+            raise DataError(f"{path}: {times(stack.shape)} {stack.dtype} is no stack of slices")
+        array = np.ascontiguousarray(np.asarray(stack, np.float32).transpose(2, 1, 0))
+        refuse_no_picture(path, array)
+        affine = np.zeros((4, 4))
+        affine[3, 3] = 1
+        for axis, world in enumerate(PLANES[path.parent.name]):
+            affine[world, axis] = -1
+        return Volume(array, affine)
