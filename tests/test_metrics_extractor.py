@@ -7,7 +7,7 @@ import pytest
 import torch
 from golden.recipe import golden_state_dict, smooth_volume
 
-from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
+from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError, WdmError
 from wdm_cli.engine.metrics.extractor import infer_depth, load_extractor, load_own_network, read_medicalnet
 from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet
 
@@ -173,7 +173,7 @@ def test_own_network_from_a_function(tmp_path, monkeypatch):
 def test_missing_file_device_and_precision():
     with pytest.raises(ResourceError, match="no extractor weights"):
         load_extractor("nowhere.pth", device="cpu")
-    with pytest.raises(ResourceError, match="--device abacus"):
+    with pytest.raises(WdmError, match="--device abacus"):
         load_extractor("random", device="abacus")
     with pytest.raises(ConfigError, match="unknown precision"):
         load_extractor("random", device="cpu", precision="int4")

@@ -83,7 +83,7 @@ def open_extractor(
     if weights is not None:
         if trust_code:
             raise ConfigError("--trust-code has no effect with --weights", why="weights files cannot run code")
-        return load_extractor(weights, device=device, precision=precision, seed=seed)
+        return load_extractor(weights_path(weights), device=device, precision=precision, seed=seed)
     assert extractor is not None
     if not trust_code:
         raise ConfigError(
@@ -92,3 +92,18 @@ def open_extractor(
             hint="add --trust-code if you trust it",
         )
     return load_own_network(extractor, device=device, precision=precision)
+
+
+def weights_path(weights: str) -> str | Path:
+    """The file of extractor weights: a path, or the name of released weights that were downloaded."""
+    from wdm_cli.cli.weights import weights_folder
+    from wdm_cli.engine.errors import ResourceError
+    from wdm_cli.engine.weights import path_of, registry
+
+    release = registry().get(weights)
+    if weights == "random" or release is None or Path(weights).exists():
+        return weights
+    file = path_of(release, weights_folder())
+    if not file.is_file():
+        raise ResourceError(f"{weights} is not here", hint=f"wdm weights get {weights}")
+    return file

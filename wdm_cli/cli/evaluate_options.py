@@ -11,7 +11,7 @@ FakeOption = Annotated[Path, typer.Option("--fake", help="Folder of generated NI
 RealOption = Annotated[Path, typer.Option("--real", help="Folder of real volumes of the same shape.")]
 RealToo = Annotated[Path | None, typer.Option("--real", help="Folder of real volumes, for their value beside it.")]
 WeightsOption = Annotated[
-    str | None, typer.Option("--weights", help="MedicalNet file (resnet_50_23dataset.pth), or random to try out.")
+    str | None, typer.Option("--weights", help="MedicalNet file, name (medicalnet_resnet50), or random to try out.")
 ]
 ExtractorOption = Annotated[
     str | None, typer.Option("--extractor", help="Your own network: a TorchScript file or module:function.")

@@ -148,8 +148,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ResourceError(
             f"no extractor weights at {path}",
             why="FID is measured in the features of a fixed network",
-            hint="get MedicalNet's resnet_50_23dataset.pth (huggingface.co/TencentMedicalNet/MedicalNet-Resnet50), "
-            "or --weights random to try things out",
+            hint="wdm weights get medicalnet_resnet50, then --weights medicalnet_resnet50; or fetch the file from "
+            "huggingface.co/TencentMedicalNet/MedicalNet-Resnet50; or --weights random to try things out",
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
