@@ -19,6 +19,7 @@ from dicom_factory import PIXEL, SIDE, SLICES, STEP, phantom, set_hu, write_seri
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from wdm_cli.engine.dicom import Policy, scan
+from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.preprocess import Target, plan_lidc
 from wdm_cli.engine.preprocess.resample import Spline, axis_for, even, grid_affine, resample
 from wdm_cli.engine.preprocess.target import Prepared
@@ -145,6 +146,23 @@ def test_every_voxel_is_where_it_was(name: str, tmp_path: Path, monkeypatch: pyt
         assert np.array_equal(result.array[i, j, k], hu)
 
 
+def test_compressed_pixels_that_end_early_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GDCM would fill up what is missing; the file is named instead."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(sys.modules[__name__], "SCRATCH", tmp_path / "scratch")
+
+    def cut(number: int, ds: Any) -> Any:
+        jpeg2000(number, ds)
+        if number == 4:
+            frame = pydicom.encaps.get_frame(ds.PixelData, 0, number_of_frames=1)
+            ds.PixelData = pydicom.encaps.encapsulate([frame[: len(frame) * 2 // 3]])
+        return ds
+
+    write_series(tmp_path / "series", cut)
+    with pytest.raises(DataError, match=r"1-005\.dcm: its pixels \(JPEG 2000 lossless\) are truncated"):
+        prepared(tmp_path / "series")
+
+
 def test_a_spline_is_scipys() -> None:
     rng = np.random.default_rng(0)
     knots = np.cumsum(rng.uniform(0.5, 2, 40))
@@ -261,6 +279,7 @@ from pathlib import Path
 import numpy as np
 import wdm_cli.engine.preprocess.ct as ct
 from wdm_cli.engine.dicom import Policy, scan
+from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.preprocess import Target, plan_lidc
 from wdm_cli.engine.preprocess.work import make
 rng = np.random.default_rng(0)

@@ -27,6 +27,8 @@ def hounsfield(item: Slice) -> tuple[Floats, npt.NDArray[np.bool_] | None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             hu = _native(item) if item.transfer_syntax in NATIVE else _compressed(item)
+    except MemoryError:
+        raise
     except OSError as error:
         raise DataError(f"{item.path.name}: cannot be read: {error.strerror or 'damaged'}") from error
     except PARSE_ERRORS as error:
