@@ -66,12 +66,14 @@ def show_scores(out: Path, preset: Preset) -> None:
 
 def draw(out: Path, preset: Preset, step: int) -> Path:
     """Real phantoms beside synthetic ones, in one window."""
+    import numpy as np
+
     from wdm_cli.engine.data.volume import Volume, read_nifti
     from wdm_cli.engine.picture import Group, mosaic, save_png
 
     cases = preset.data.find(out / "data").cases[:SHOWN]
     real = [preset.data.load(case.path) for case in cases]
-    real = [Volume((volume.array + 1) / 2, volume.affine) for volume in real]
+    real = [Volume(volume.array * np.float32(0.5) + np.float32(0.5), volume.affine) for volume in real]
     files = sorted((out / "samples").glob("sample_*.nii.gz"))[:SHOWN]
     synthetic = [read_nifti(file) for file in files]
     groups = [

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 from typing import TYPE_CHECKING
 
 from wdm_cli.cli import console
+
+HEADROOM = 0.8  # of the free memory: the estimate is no promise, and a machine that swaps measures nothing
 
 if TYPE_CHECKING:
     import torch
 
     from wdm_cli.config import Resolved
-    from wdm_cli.engine.estimate import Estimate
+    from wdm_cli.engine.data.inventory import Inventory
 
 
 def show_dry_run(resolved: Resolved, device: torch.device) -> None:
     """Configuration, data, parameters, memory and disk, and the time of two real steps if they fit."""
+    from wdm_cli.cli.train import find_cases
     from wdm_cli.engine.estimate import available_memory, estimate
 
     console.table(("key", "value", "source"), resolved.rows(), title=f"Configuration of {resolved.preset.name}")
-    data = resolved.preset.data
-    inventory = data.find(Path(data.dir))
+    inventory = find_cases(resolved)
     costs, free = estimate(resolved.preset), available_memory(device)
     parts = resolved.preset.train.batch_size // resolved.preset.train.accumulate
     rows = [
-        ("cases", f"{len(inventory.cases)} in {data.dir} ({len(inventory.ignored)} files ignored)"),
+        ("cases", f"{len(inventory.cases)} in {resolved.preset.data.dir} ({len(inventory.ignored)} files ignored)"),
         ("parameters", f"{costs.parameters:,}"),
         (
             "memory of a step",
@@ -32,20 +34,25 @@ def show_dry_run(resolved: Resolved, device: torch.device) -> None:
         ),
         ("of it activations", f"about {console.size(costs.activations)}"),
         ("checkpoint", f"{console.size(costs.checkpoint)}; run folder up to {console.size(costs.disk)}"),
-        *measure(resolved, device, costs, free),
+        *measure(resolved, inventory, device, costs.training <= HEADROOM * free),
     ]
     console.table(("what", "value"), rows, title="Dry run")
 
 
-def measure(resolved: Resolved, device: torch.device, costs: Estimate, free: int) -> list[tuple[str, str]]:
+def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits: bool) -> list[tuple[str, str]]:
     """Seconds of a step, measured on the second of two; or why nothing was measured."""
     from wdm_cli.cli.train import open_volumes
     from wdm_cli.engine.train import Trainer
 
-    if costs.training > free:
-        hint = "try --set train.batch_size=…, train.accumulate=… or train.checkpointing=true"
-        return [("time per step", f"not measured: it needs more memory than is free here; {hint}")]
-    volumes = open_volumes(resolved, workers=2, first=resolved.preset.train.batch_size)
+    if not fits:
+        train = resolved.preset.train
+        helps = [f"train.accumulate={train.batch_size}"] if train.accumulate < train.batch_size else []
+        helps += [] if train.checkpointing else ["train.checkpointing=true"]
+        helps += [] if train.precision == "bf16" else ["train.precision=bf16"]
+        hint = " ".join(f"--set {text}" for text in helps) or "a smaller data.image_size"
+        return [("time per step", f"not measured: it needs more memory than is free here; try {hint}")]
+    first = dataclasses.replace(inventory, cases=inventory.cases[: resolved.preset.train.batch_size])
+    volumes = open_volumes(resolved, first, workers=2)
     trainer = Trainer(resolved.preset, volumes, device)
     steps = trainer.run()
     next(steps)

@@ -18,6 +18,7 @@ from torch import Tensor
 from wdm_cli.engine.wavelet import decode, dwt, encode
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+Grid = Literal["linear", "quadratic", "log-snr", "karras"]
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,53 @@ class Schedule:
         of_x_t = (1 - self.alpha_bar_prev) * (1 - self.betas).sqrt() / (1 - self.alpha_bar)
         return of_x0, of_x_t
 
-    def respace(self, n: int) -> Schedule:
-        """Keep n timesteps, evenly spread with both ends: round(i·(T−1)/(n−1)); n = 1 keeps the last.
+    @property
+    def sigma(self) -> Tensor:
+        """Noise over signal, √((1−ᾱ)/ᾱ) [T]; −ln σ is half the log signal-to-noise ratio."""
+        return ((1 - self.alpha_bar) / self.alpha_bar).sqrt()
 
-        The betas follow from the kept ᾱ (Nichol & Dhariwal 2021, sec. 4).
+    def respace(self, n: int, grid: Grid = "linear") -> Schedule:
+        """Keep n timesteps, always with both ends; n = 1 keeps the last.
+
+        The betas follow from the kept ᾱ (Nichol & Dhariwal 2021, sec. 4). Grids, for u_i = i/(n−1):
+        `linear` round(u·(T−1)), the official rule; `quadratic` u²·(T−1) (Song et al. 2021, DDIM); `log-snr` even in
+        ln σ (Lu et al. 2022); `karras` even in σ^(1/7) (Karras et al. 2022, eq. 5). The last three take the
+        nearest timesteps that are still free.
         """
         total = len(self)
         if not 1 <= n <= total:
             raise ValueError(f"steps must be between 1 and {total}, got {n}")
-        keep = [round(i * (total - 1) / (n - 1)) for i in range(n)] if n > 1 else [total - 1]
+        if n == 1:
+            keep = [total - 1]
+        elif grid == "linear":
+            keep = [round(i * (total - 1) / (n - 1)) for i in range(n)]
+        else:
+            keep = _distinct(_wanted(self, torch.linspace(0, 1, n, dtype=torch.float64), grid), total)
         index = torch.tensor(keep)
         return Schedule(self.timesteps[index], self.alpha_bar[index])
+
+
+def _wanted(schedule: Schedule, u: Tensor, grid: Grid) -> list[int]:
+    """Positions in the chain that a grid asks for, rising, possibly repeated."""
+    if grid == "quadratic":
+        return (u.square() * (len(schedule) - 1)).round().long().tolist()
+    sigma = schedule.sigma
+    low, high = sigma[0], sigma[-1]
+    if grid == "log-snr":
+        targets = torch.exp(low.log() + u * (high.log() - low.log()))
+    else:
+        targets = (low ** (1 / 7) + u * (high ** (1 / 7) - low ** (1 / 7))) ** 7
+    return (targets.log()[:, None] - sigma.log()[None]).abs().argmin(dim=1).tolist()
+
+
+def _distinct(positions: list[int], total: int) -> list[int]:
+    """The same positions moved apart until all differ, both ends kept."""
+    n = len(positions)
+    for i in range(1, n):
+        positions[i] = max(positions[i], positions[i - 1] + 1)
+    for i in range(n):  # those pushed beyond the end come back
+        positions[i] = min(positions[i], total - n + i)
+    return positions
 
 
 def make_schedule(

@@ -1,17 +1,13 @@
 """Samplers: how noise becomes coeffs with a denoiser.
 
-A sampler is a settings class with `kind`, `steps` and
-
-    run(denoise, noise, schedule, clip, draw) -> Iterator[Tensor]
-
-denoise: the contract of `diffusion.py`. noise: x_T [B, 8, d, h, w]. schedule: the full chain; the
-sampler respaces it. clip(coeffs): clamps in image space. draw(like): fresh noise, one generator a
-sample. It yields x_t after every step; the last one is the clean coeffs. No network, no file and no
-progress bar inside. SAMPLERS is the registry.
+SAMPLERS is the registry; `sampler.py` has the contract.
 """
 
+from wdm_cli.engine.samplers.ddim import DDIM
 from wdm_cli.engine.samplers.ddpm import DDPM
+from wdm_cli.engine.samplers.dpmpp import DPMSolverPP
+from wdm_cli.engine.samplers.sampler import Sampler
 
-SAMPLERS = (DDPM,)
+SAMPLERS = (DDPM, DDIM, DPMSolverPP)
 
-__all__ = ["DDPM", "SAMPLERS"]
+__all__ = ["DDIM", "DDPM", "SAMPLERS", "DPMSolverPP", "Sampler"]

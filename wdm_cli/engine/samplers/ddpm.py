@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from wdm_cli.engine.errors import require
+from wdm_cli.engine.samplers.sampler import Sampler, predict, respaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,17 +15,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPM:
+class DDPM(Sampler):
     """The paper's sampler: posterior mean from x0 and x_t, variance β_t ("large").
 
-    With fewer steps than the schedule has, the chain is respaced (`Schedule.respace`).
+    With fewer steps than the schedule has, the chain is respaced evenly (the official rule).
     """
 
     kind: Literal["ddpm"] = "ddpm"
     steps: int = 1000
-
-    def __post_init__(self) -> None:
-        require(self.steps >= 1, "steps", "must be at least 1")
 
     def run(
         self,
@@ -35,8 +32,7 @@ class DDPM:
         clip: Callable[[Tensor], Tensor],
         draw: Callable[[Tensor], Tensor],
     ) -> Iterator[Tensor]:
-        """Yield x_t after each step; see the package's docstring for the arguments."""
-        chain = schedule.respace(min(self.steps, len(schedule)))
+        chain = respaced(schedule, self.steps)
         of_x0, of_x_t = (c.tolist() for c in chain.posterior_mean_coefs)
         variance = chain.betas.clone()
         # β_0 would add noise that the last step does not remove; the posterior variance at 1 is used instead
@@ -44,9 +40,7 @@ class DDPM:
         std = variance.sqrt().tolist()
         x_t = noise
         for i in reversed(range(len(chain))):
-            t = chain.timesteps[i].to(noise.device).expand(noise.shape[0])
-            x0 = clip(denoise(x_t, t))
-            x_t = of_x0[i] * x0 + of_x_t[i] * x_t
+            x_t = of_x0[i] * predict(denoise, x_t, chain, i, clip) + of_x_t[i] * x_t
             if i > 0:
                 x_t = x_t + std[i] * draw(x_t)
             yield x_t

@@ -1,0 +1,55 @@
+"""What a sampler is. No network, no file and no progress bar inside."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wdm_cli.engine.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wdm_cli.engine.diffusion import Denoiser, Grid, Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(ABC):
+    """Settings of a sampler; `steps` is how often the network is asked."""
+
+    kind: str
+    steps: int
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "steps", "must be at least 1")
+
+    @abstractmethod
+    def run(
+        self,
+        denoise: Denoiser,
+        noise: Tensor,
+        schedule: Schedule,
+        clip: Callable[[Tensor], Tensor],
+        draw: Callable[[Tensor], Tensor],
+    ) -> Iterator[Tensor]:
+        """Yield x_t after every step; the last one is the clean coeffs.
+
+        Args:
+            denoise: (x_t [B, 8, d, h, w], t [B]) -> x0, with the original timesteps.
+            noise: x_T, standard normal.
+            schedule: the full chain; the sampler respaces it to `steps`.
+            clip: coeffs of the same volume with its voxels clamped; applied to every predicted x0.
+            draw: fresh standard normal noise like its argument, one generator a sample.
+        """
+
+
+def predict(denoise: Denoiser, x_t: Tensor, chain: Schedule, i: int, clip: Callable[[Tensor], Tensor]) -> Tensor:
+    """The clamped x0 at position i of the chain."""
+    return clip(denoise(x_t, chain.timesteps[i].to(x_t.device).expand(x_t.shape[0])))
+
+
+def respaced(schedule: Schedule, steps: int, grid: Grid = "linear") -> Schedule:
+    """The chain of a sampler; a schedule shorter than `steps` is taken whole."""
+    return schedule.respace(min(steps, len(schedule)), grid)
