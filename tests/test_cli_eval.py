@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from wdm_cli.cli import console
 from wdm_cli.cli.evaluate import app as evaluate_app
 from wdm_cli.cli.main import app
+from wdm_cli.engine.metrics import extractor, resnet
 
 
 def invoke(*args, env=None):
@@ -33,7 +34,9 @@ def invoke(*args, env=None):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
+    """An own cache, and for `--weights random` a smaller network than ResNet-50."""
     monkeypatch.setenv("WDM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(extractor, "random_resnet", lambda seed: resnet.random_resnet(seed, depth=10))
 
 
 def make_folder(path, n=2, size=16, seed=0):
@@ -146,6 +149,20 @@ def test_all_scores_of_three_small_volumes_say_what_is_left_out_and_why(folders,
     assert "precision" not in names
     assert "prdc left out: prdc with k = 5 needs at least 6 volumes" in err
     assert "MS-SSIM over 2 scales (weights renormalised) is not comparable" in err
+
+
+def test_all_scores_name_every_bad_file_before_they_begin(folders):
+    real, fake = folders
+    array = np.full((16, 16, 16), 0.5, np.float32)
+    array[0] = np.nan
+    nib.save(nib.Nifti1Image(array, np.eye(4)), fake / "sample_000007.nii.gz")
+    nib.save(nib.Nifti1Image(array.clip(0, 0) + 300, np.eye(4)), fake / "sample_000008.nii.gz")
+    args = ("--real", real, "--fake", fake, "--weights", "random", "--device", "cpu")
+    code, out, err = invoke("eval", "all", *args)
+    assert (code, out) == (3, "")
+    assert "2 of 4 files cannot be used" in err
+    assert "sample_000007.nii.gz" in err
+    assert "sample_000008.nii.gz" in err
 
 
 def test_single_scores_and_comparison_of_results(folders, tmp_path):

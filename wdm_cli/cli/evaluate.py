@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.evaluate_folders import open_both, open_extractor, open_held_out
+from wdm_cli.cli.evaluate_folders import check_sanity, open_both, open_extractor, open_held_out
 from wdm_cli.cli.evaluate_options import (
     ExtractorOption,
     FakeOption,
@@ -218,6 +218,7 @@ def all_scores(
     network = open_extractor(weights, extractor, trust_code, device, precision, seed)
     generated, true = open_both(fake, real, intensity, preset, sets)
     assert true is not None
+    check_sanity(generated)
     settings = options(seed, quick)
     report = follow(evaluate.run_all(generated, true, network, settings, neighbours=k, pairs=pairs))
     train, unseen = open_held_out(held_out, true)

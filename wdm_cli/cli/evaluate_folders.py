@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wdm_cli.cli import console
+from wdm_cli.cli.evaluate_show import follow
+
 if TYPE_CHECKING:
     from wdm_cli.engine.metrics.extractor import Extractor
     from wdm_cli.engine.metrics.volumes import Volumes
@@ -107,3 +110,22 @@ def weights_path(weights: str) -> str | Path:
     if not file.is_file():
         raise ResourceError(f"{weights} is not here", hint=f"wdm weights get {weights}")
     return file
+
+
+def check_sanity(volumes: Volumes) -> None:
+    """Name every bad file at once before the long work begins; warn of suspicious ones."""
+    from wdm_cli.engine.errors import DataError
+    from wdm_cli.engine.metrics.sanity import inspect
+
+    result = follow(inspect(volumes.root, volumes.intensity))
+    if result.unusable:
+        listed = "; ".join(f"{finding.file.name}: {finding.text}" for finding in result.unusable[:5])
+        raise DataError(
+            f"{volumes.root}: {len(result.unusable)} of {result.n} files cannot be used",
+            why=listed,
+            hint=f"wdm eval sanity --fake {volumes.root} lists all of them",
+        )
+    for finding in result.findings[:5]:
+        console.warn(f"{finding.file.name}: {finding.text}")
+    if len(result.findings) > 5:
+        console.warn(f"{len(result.findings) - 5} more suspicious files: wdm eval sanity --fake {volumes.root}")
