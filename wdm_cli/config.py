@@ -1,6 +1,7 @@
 """Configuration in layers, with the source of every value.
 
-default < preset < --config file < WDM_TABLE__KEY < --set table.key=value < named option. The layers are
+default < preset < --config file < WDM_TABLE__KEY < --set table.key=value < named option. WDM_DATA_DIR is
+short for WDM_DATA__DIR. The layers are
 merged as plain tables and validated once (`engine.preset.from_dict`).
 """
 
@@ -116,9 +117,11 @@ def read_toml(path: Path) -> Tables:
         return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: not a configuration: nested too deeply") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number with thousands of digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
@@ -140,32 +143,42 @@ def _toml_value(value: Any) -> str:
 
 
 def _merge(merged: Tables, sources: dict[str, str], tables: Tables, source: str) -> None:
-    """Lay one layer over the others.
-
-    A layer that changes a table's `kind` keeps of the lower layers only the keys that the new kind has.
-    """
+    """Lay one layer over the others."""
     for table, values in tables.items():
         if not isinstance(values, dict) or not isinstance(merged.get(table, {}), dict):
             merged[table] = values
             sources[table] = source
             continue
         below = merged.setdefault(table, {})
-        kind = values.get("kind")
-        if table in TABLES and isinstance(kind, str) and below.get("kind", kind) != kind:
-            known = {field.name for field in dataclasses.fields(table_class(table, kind))}
-            for key in [key for key in below if key not in known or (table == "data" and key == "dir")]:
-                del below[key]
-                sources.pop(f"{table}.{key}", None)
+        if table in TABLES and isinstance(values.get("kind"), str):
+            _switch_kind(below, sources, table, values["kind"])
         for key, value in values.items():
             below[key] = value
             sources[f"{table}.{key}"] = source
+
+
+def _switch_kind(below: Tables, sources: dict[str, str], table: str, kind: str) -> None:
+    """Make way for another kind: the preset's keys that it does not have go, and those that
+    mean something else under each kind: the folder of data, the number of sampling steps.
+
+    What the user set stays, and is refused later if the new kind cannot have it.
+    """
+    default = getattr(TABLES[table][0], "kind", kind)
+    if below.get("kind", default) == kind:
+        return
+    known = {field.name for field in dataclasses.fields(table_class(table, kind))} - {"dir", "steps"}
+    for key in [key for key in below if key not in known]:
+        if sources.get(f"{table}.{key}", "").startswith(("preset ", "checkpoint")):
+            del below[key], sources[f"{table}.{key}"]
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[tuple[str, Tables]]:
     """WDM_TRAIN__LR=1e-4 sets train.lr; names without a double underscore are not configuration."""
     found = []
     for name in sorted(environment):
-        if name.startswith("WDM_") and "__" in name:
+        if name == "WDM_DATA_DIR":
+            found.append((name, _nest("data.dir", environment[name])))
+        elif name.startswith("WDM_") and "__" in name:
             path = name.removeprefix("WDM_").lower().replace("__", ".")
             found.append((name, _nest(path, parse_value(environment[name]))))
     return found
@@ -182,7 +195,7 @@ def parse_value(text: str) -> Any:
     """A TOML value; what is not one is text, so that quotes are not needed."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -9,9 +9,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from wdm_cli.engine.errors import WdmError
+import typer
+
+from wdm_cli.engine.errors import ConfigError, WdmError
 
 LINE_INTERVAL = 60.0  # seconds between progress lines where there is no terminal
 
@@ -24,36 +26,49 @@ class Verbosity:
 
 def answer(text: str) -> None:
     """A line of the answer, to stdout."""
-    print(text)
+    _write(text, sys.stdout)
 
 
 def answer_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    _write(json.dumps(value, indent=2), sys.stdout)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    """A reader that has gone (`wdm … | head`, a closed terminal) is no reason to end the work."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def urgent(text: str) -> None:
+    """A note from a signal handler: past the buffers, in which the interrupted code may be writing."""
+    if Verbosity.level >= 0:
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{text}\n".encode())
 
 
 def note(text: str) -> None:
     """What the user should know while waiting; hidden by -q."""
     if Verbosity.level >= 0:
-        print(text, file=sys.stderr, flush=True)
+        _write(text, sys.stderr)
 
 
 def detail(text: str) -> None:
     """Shown with -v only."""
     if Verbosity.level > 0:
-        print(text, file=sys.stderr, flush=True)
+        _write(text, sys.stderr)
 
 
 def warn(text: str) -> None:
     """Always shown."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    _write(f"warning: {text}", sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
     """A table of the answer: drawn with rich on a terminal, tab-separated elsewhere."""
     if not sys.stdout.isatty():
-        print("\t".join(columns))
-        for row in rows:
-            print("\t".join(str(cell) for cell in row))
+        _write("\n".join("\t".join(str(cell) for cell in row) for row in [columns, *rows]), sys.stdout)
         return
     from rich import box
     from rich.console import Console
@@ -155,27 +170,31 @@ def errors_shown() -> Iterator[None]:
         yield
     except WdmError as error:
         fail(error)
+    except typer.TyperException as error:  # a mistake on the command line; without a message its help was shown
+        if text := error.format_message():
+            command = getattr(getattr(error, "ctx", None), "command_path", "wdm")
+            fail(ConfigError(text, hint=f"{command} --help"))
+        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         note("interrupted")
         raise SystemExit(130) from None
-    except BrokenPipeError:  # `wdm … | head` closed the pipe; a second write would complain again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
 
 
 def fail(error: WdmError) -> NoReturn:
     """Print `error: what / why / hint` and exit with the error's code."""
     if os.environ.get("WDM_DEBUG"):
         traceback.print_exception(error)
-    print(f"error: {error.what}", file=sys.stderr)
+    _write(f"error: {error.what}", sys.stderr)
     if error.why:
-        print(f"  why: {error.why}", file=sys.stderr)
+        _write(f"  why: {error.why}", sys.stderr)
     if error.hint:
-        print(f"  try: {error.hint}", file=sys.stderr)
+        _write(f"  try: {error.hint}", sys.stderr)
     raise SystemExit(error.exit_code)
 
 
-def run(command: Callable[[], None]) -> None:
-    """Run the whole command line with errors shown."""
+def run(command: Callable[[], object]) -> None:
+    """Run the whole command line with errors shown; an int it returns is the exit code."""
     with errors_shown():
-        command()
+        code = command()
+        if isinstance(code, int) and code:
+            raise SystemExit(code)

@@ -65,4 +65,4 @@ def options(
 
 def main() -> None:
     """Entry point of the `wdm` script."""
-    console.run(app)
+    console.run(lambda: app(standalone_mode=False))

@@ -35,9 +35,9 @@ def sample(
     preset: Annotated[
         str | None, typer.Option("--preset", help="The network of an official .pt file, e.g. ours_unet_128.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="ddpm; default: the model's own.")] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="ddpm, ddim or dpm++; default: the model's own.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps; default: the model's own.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Sample i depends on seed + i alone.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32, help="Sample i depends on seed + i alone.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Volumes made at a time.")] = 1,
     raw: Annotated[bool, typer.Option("--raw", help="The last weights, not their moving average (EMA).")] = False,
     precision: Annotated[
@@ -48,15 +48,22 @@ def sample(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples of an earlier command.")] = False,
 ) -> None:
     """Make synthetic volumes. The same command again makes only what is missing."""
-    from wdm_cli.engine.device import choose_device
     from wdm_cli.engine.errors import ConfigError
 
+    # what can be refused without torch is refused first, at once
     if precision not in ("float32", "bf16"):
         raise ConfigError(f"--precision {precision}: unknown", hint="float32 or bf16")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file, not a folder")
     if sum(source is not None for source in (run, checkpoint, weights)) > 1:
         raise ConfigError("--run, --checkpoint and --weights name different sources", hint="give one of them")
+    for path in (run, checkpoint):
+        if path is not None and not path.exists():
+            raise ConfigError(f"no such file or folder: {path}", hint="give a run folder or a weights file")
+    refuse_idle_sets(sets or [])
+
+    from wdm_cli.engine.device import choose_device
+
     chosen = choose_device(device)
     source = find_source(run, checkpoint, weights)
     options = {"sample.kind": sampler, "sample.steps": steps}
@@ -83,25 +90,39 @@ def find_source(run: Path | None, checkpoint: Path | None, weights: str | None) 
     return found
 
 
+def refuse_idle_sets(sets: list[str]) -> None:
+    """Settings of the training change nothing here, which is better said than ignored."""
+    from wdm_cli.engine.errors import ConfigError
+
+    for text in sets:
+        if text.strip().startswith("train."):
+            raise ConfigError(f"--set {text}: has no effect on sampling", hint="set keys of sample or data")
+
+
 def settings_of(source: Checkpoint, preset: str | None, sets: list[str], options: dict[str, Any]) -> Preset:
     """The checkpoint's own settings, or those of --preset for bare weights, with what the command line changes."""
     from wdm_cli.config import resolve
     from wdm_cli.engine.errors import ConfigError
 
-    if source.preset is None and preset is None:
-        raise ConfigError(
-            f"{source.path}: bare weights say nothing about their network",
-            hint="name it with --preset, e.g. --preset ours_unet_128",
-        )
-    if source.preset is not None and preset is not None:
-        named = resolve(preset).preset
-        if named.model != source.preset.model:
+    if source.preset is None:
+        if preset is None:
             raise ConfigError(
-                f"--preset {preset} is another network than {source.path} holds ({source.preset.name})",
-                hint="leave --preset away: the checkpoint knows its own",
+                f"{source.path}: bare weights say nothing about their network",
+                hint="name it with --preset, e.g. --preset ours_unet_128",
             )
-    tables: Any = source.preset.to_dict() if source.preset is not None else preset
-    return resolve(tables, environment=os.environ, sets=sets, options=options).preset
+        return resolve(preset, environment=os.environ, sets=sets, options=options).preset
+    if preset is not None and resolve(preset).preset.model != source.preset.model:
+        raise ConfigError(
+            f"--preset {preset} is another network than {source.path} holds ({source.preset.name})",
+            hint="leave --preset away: the checkpoint knows its own",
+        )
+    settings = resolve(source.preset.to_dict(), environment=os.environ, sets=sets, options=options).preset
+    if (settings.model, settings.diffusion) != (source.preset.model, source.preset.diffusion):
+        raise ConfigError(
+            f"{source.path}: its model and diffusion settings are fixed by its training",
+            hint="leave --set and WDM_ variables of model and diffusion away",
+        )
+    return settings
 
 
 def sample_into(
@@ -117,66 +138,81 @@ def sample_into(
     device: torch.device,
     overwrite: bool = False,
 ) -> None:
-    """Fill a folder with samples 0 … number − 1."""
+    """Fill a folder with samples 0 … number − 1; several processes may do so at once."""
     from wdm_cli.engine.checkpoint import build_network
+    from wdm_cli.engine.provenance import provenance
 
-    folder = open_folder(out, source, settings, seed, ema and source.ema is not None, precision, overwrite, device)
-    missing = [index for index in range(number) if index not in folder.existing()]
-    kept = number - len(missing)
-    if kept:
-        console.note(f"{kept} of {number} samples are there already and are kept")
-    if missing:
+    folder = sample_folder(out, source, settings, seed, ema and source.ema is not None, precision)
+    missing = list(range(number)) if overwrite else folder.missing(number)
+    network = None
+    if missing:  # before the folder is touched: the weights may not fit
         network, _ = build_network(source, settings if source.preset is None else None, ema=ema)
-        make(folder, network.to(device), settings, missing, seed=seed, batch_size=batch_size, precision=precision)
+        network = network.to(device)
+    about = {"command": "sample", "checkpoint": str(source.path), "step": source.step, **provenance(device, sys.argv)}
+    folder.open(about, overwrite=overwrite)
+    if len(missing) < number:
+        console.note(f"{number - len(missing)} of {number} samples are there already and are kept")
+    if network is not None:
+        make(folder, network, settings, number, seed=seed, batch_size=batch_size, precision=precision)
+    if elsewhere := len(folder.missing(number)):
+        console.note(f"{elsewhere} of {number} samples are being made by other processes")
+        return
     folder.finish(seed)
     console.note(f"{number} samples in {out} (look at {out / 'preview.png'})")
 
 
-def open_folder(
-    out: Path, source: Checkpoint, settings: Preset, seed: int, ema: bool, precision: str, overwrite: bool,
-    device: torch.device,
-) -> SampleFolder:  # fmt: skip
+def sample_folder(
+    out: Path, source: Checkpoint, settings: Preset, seed: int, ema: bool, precision: str
+) -> SampleFolder:
     """The sample folder with its protocol: everything that decides a voxel."""
+    import dataclasses
+
     import numpy as np
 
-    from wdm_cli.engine.files import sha256_file
-    from wdm_cli.engine.provenance import provenance
     from wdm_cli.engine.samples import SampleFolder, default_affine
 
+    sampler = dataclasses.asdict(settings.sample)
     protocol = {
-        "checkpoint_sha256": sha256_file(source.path),
+        "checkpoint_sha256": source.sha256,
         "weights": "ema" if ema else "raw",
-        "sampler": settings.sample.kind,
-        "steps": settings.sample.steps,
+        "sampler": sampler.pop("kind"),
+        **sampler,
+        "diffusion": dataclasses.asdict(settings.diffusion),
         "seed": seed,
         "seed_rule": "sample i is drawn from a generator seeded with seed + i",
         "precision": precision,
         "intensity": settings.data.intensity,
         "image_size": list(settings.data.shape),
     }
+    if settings.data.intensity == "fixed-window":
+        protocol["window"] = list(settings.data.window)
     affine = np.asarray(source.affine) if source.affine is not None else default_affine(settings.data.shape)
-    folder = SampleFolder(out, settings, affine, protocol)
-    if overwrite:
-        folder.clear()
-    about = {"command": "sample", "checkpoint": str(source.path), "step": source.step, **provenance(device, sys.argv)}
-    folder.open(about)
-    return folder
+    return SampleFolder(out, settings, affine, protocol)
 
 
 def make(
-    folder: SampleFolder, network: Network, settings: Preset, missing: list[int], *, seed: int, batch_size: int,
+    folder: SampleFolder, network: Network, settings: Preset, number: int, *, seed: int, batch_size: int,
     precision: Any,
 ) -> None:  # fmt: skip
-    """Generate and write, with progress in sampling steps."""
+    """Claim, generate and write what is missing, with progress in sampling steps, until a signal stops it."""
+    from wdm_cli.cli.stop import StopRequest
+    from wdm_cli.engine.errors import Stopped
     from wdm_cli.engine.generate import Sample, generate
 
-    steps, finished = settings.sample.steps, 0
-    with console.Progress("sampling steps", steps * len(missing)) as progress:
-        records = generate(network, settings, missing, seed=seed, batch_size=batch_size, precision=precision)
-        for record in records:
-            if isinstance(record, Sample):
-                folder.add(record)
-                finished += 1
-            else:
-                done = finished * steps + record.step * len(record.indices)
-                progress.update(done, f"volume {finished}/{len(missing)}")
+    steps, there = settings.sample.steps, number - len(folder.missing(number))
+    with (
+        StopRequest("stopping; finished volumes are kept") as stop,
+        console.Progress("sampling steps", steps * number, steps * there) as progress,
+    ):
+        while mine := folder.claim(number, batch_size):
+            for record in generate(network, settings, mine, seed=seed, batch_size=batch_size, precision=precision):
+                if isinstance(record, Sample):
+                    folder.add(record)
+                    there += 1
+                else:
+                    progress.update(there * steps + record.step * len(mine), f"volume {there}/{number}")
+                if stop() and there < number:
+                    raise Stopped(
+                        f"stopped by {stop.reason}: {there} of {number} samples are finished",
+                        hint="run the same command again to make the rest",
+                    )

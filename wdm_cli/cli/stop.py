@@ -13,12 +13,13 @@ from wdm_cli.cli import console
 class StopRequest:
     """Callable that says whether to stop; SIGINT, SIGTERM, SIGUSR1 or `max_hours` set it.
 
-    A second Ctrl-C interrupts at once (exit 130).
+    A second Ctrl-C interrupts at once (exit 130). `then`: what happens next, for the message.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self, max_hours: float | None = None) -> None:
+    def __init__(self, then: str, max_hours: float | None = None) -> None:
+        self.then = then
         self.reason = ""
         self.deadline = time.monotonic() + max_hours * 3600 if max_hours else None
         self._before: dict[signal.Signals, Any] = {}
@@ -41,4 +42,4 @@ class StopRequest:
         if self.reason and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
-        console.note(f"{self.reason}: stopping after this step and a checkpoint")
+        console.urgent(f"{self.reason}: {self.then}")

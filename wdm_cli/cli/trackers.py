@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from wdm_cli.engine.errors import ResourceError
+from wdm_cli.engine.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from wdm_cli.engine.train import TrainStep
 
-TRACKERS = ("tb", "wandb")
+TRACKERS = {"tb": "tensorboard", "wandb": "wandb"}
 
 
 class Tracker(Protocol):
@@ -23,12 +24,11 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in RUN/tensorboard; look at them with `tensorboard --logdir RUN`."""
 
-    def __init__(self, run: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise _missing("tb") from error
-        self.writer = SummaryWriter(str(run / "tensorboard"))
+    def __init__(self, run: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # what an earlier process wrote beyond this step is taken back
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
@@ -42,10 +42,8 @@ class WandB:
     """A run of the project `wdm`, continued under the folder's name."""
 
     def __init__(self, run: Path, settings: dict[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise _missing("wandb") from error
+        import wandb
+
         self.run = wandb.init(project="wdm", name=run.name, id=run.name, resume="allow", dir=str(run), config=settings)
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
@@ -55,9 +53,20 @@ class WandB:
         self.run.finish()
 
 
-def open_trackers(names: list[str], run: Path, settings: dict[str, Any]) -> list[Tracker]:
-    """The listeners asked for by name (`tb`, `wandb`)."""
-    return [TensorBoard(run) if name == "tb" else WandB(run, settings) for name in names]
+def check_trackers(names: list[str]) -> None:
+    """Refuse unknown listeners and those whose library is not installed, before any work is done."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(f"--log {name}: unknown", hint=f"choose of {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(TRACKERS[name]) is None:
+            raise ResourceError(
+                f"--log {name}: {TRACKERS[name]} is not installed", hint=f"pip install 'wdm-cli[{name}]'"
+            )
+
+
+def open_trackers(names: list[str], run: Path, settings: dict[str, Any], step: int) -> list[Tracker]:
+    """The listeners asked for by name (`tb`, `wandb`), from this step on."""
+    return [TensorBoard(run, step) if name == "tb" else WandB(run, settings) for name in names]
 
 
 def scalars(record: TrainStep) -> dict[str, float]:
@@ -72,7 +81,3 @@ def scalars(record: TrainStep) -> dict[str, float]:
         "grad_norm": record.grad_norm,
         "seconds": record.seconds,
     }
-
-
-def _missing(extra: str) -> ResourceError:
-    return ResourceError(f"--log {extra}: its library is not installed", hint=f"pip install 'wdm-cli[{extra}]'")

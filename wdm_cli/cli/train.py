@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +17,10 @@ from wdm_cli.cli.options import ConfigOption, DatasetOption, DeviceOption, SetOp
 if TYPE_CHECKING:
     import torch
 
+    from wdm_cli.cli.trackers import Tracker
     from wdm_cli.config import Resolved
     from wdm_cli.engine.data.cache import VolumeCache
+    from wdm_cli.engine.data.inventory import Inventory
     from wdm_cli.engine.train import Trainer, TrainStep
 
 RUNS = Path("runs")
@@ -49,43 +53,47 @@ def train(
     ] = False,
 ) -> None:
     """Train a model. The same command again continues where the last one stopped."""
-    from wdm_cli.cli.trackers import TRACKERS
+    from wdm_cli.cli.trackers import check_trackers
     from wdm_cli.config import resolve
-    from wdm_cli.engine.device import choose_device
     from wdm_cli.engine.errors import ConfigError
+    from wdm_cli.engine.files import safe_name
 
-    for name in log or []:
-        if name not in TRACKERS:
-            raise ConfigError(f"--log {name}: unknown", hint=f"choose of {', '.join(TRACKERS)}")
-    options = {"data.kind": dataset, "train.steps": steps, "data.dir": data_directory(data_dir)}
+    # what can be refused without torch is refused first, at once
+    check_trackers(log or [])
+    options = {"data.kind": dataset, "train.steps": steps, "data.dir": str(data_dir) if data_dir else None}
     resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options=options)
+    run = out or RUNS / safe_name(resolved.preset.name)
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"--out {run}: is a file, not a folder")
+
+    from wdm_cli.engine.device import choose_device
+
     chosen = choose_device(device)
     if dry_run:
         from wdm_cli.cli.dry_run import show_dry_run
 
         show_dry_run(resolved, chosen)
     else:
-        run_training(
-            resolved, out or RUNS / resolved.preset.name, chosen, workers=workers, log=log, max_hours=max_hours
-        )
+        run_training(resolved, run, chosen, workers=workers, log=log, max_hours=max_hours)
 
 
-def data_directory(option: Path | None) -> str | None:
-    """--data-dir, else WDM_DATA_DIR, else None (the preset's)."""
-    return str(option) if option else os.environ.get("WDM_DATA_DIR")
-
-
-def open_volumes(resolved: Resolved, workers: int, first: int | None = None) -> VolumeCache:
-    """The preset's data (or its first cases) as training volumes, cached where they are not yet."""
-    import dataclasses
-
-    from wdm_cli.engine.data.cache import VolumeCache
-
+def find_cases(resolved: Resolved) -> Inventory:
+    """The cases of the preset's data."""
     data = resolved.preset.data
     inventory = data.find(Path(data.dir))
     source = resolved.sources.get("data.dir", "default")
     console.note(f"data: {len(inventory.cases)} cases in {data.dir} ({source}; {len(inventory.ignored)} files ignored)")
-    inventory = dataclasses.replace(inventory, cases=inventory.cases[:first])
+    return inventory
+
+
+def open_volumes(
+    resolved: Resolved, inventory: Inventory, workers: int, should_stop: Callable[[], object] = lambda: False
+) -> VolumeCache:
+    """Cases as training volumes, cached where they are not yet; raises Stopped when `should_stop` says so."""
+    from wdm_cli.engine.data.cache import VolumeCache
+    from wdm_cli.engine.errors import Stopped
+
+    data = resolved.preset.data
     volumes = VolumeCache(data, inventory, cache_folder() / "volumes")
     warnings = []
     with console.Progress("caching", len(inventory.cases)) as progress:
@@ -93,6 +101,8 @@ def open_volumes(resolved: Resolved, workers: int, first: int | None = None) -> 
             progress.update(record.done, record.name)
             if record.warning:
                 warnings.append(f"{record.name}: {record.warning}")
+            if should_stop():
+                raise Stopped("stopped before the first step", hint="run the same command again to continue")
     for text in warnings[:MOST_WARNINGS]:
         console.warn(text)
     if len(warnings) > MOST_WARNINGS:
@@ -120,14 +130,15 @@ def run_training(
     from wdm_cli.engine.errors import Stopped
     from wdm_cli.engine.train import Trainer
 
-    check_writable(run)
-    volumes = open_volumes(resolved, workers)
-    trainer = Trainer(resolved.preset, volumes, device)
-    with StopRequest(max_hours) as stop:
+    with StopRequest("stopping after this step and a checkpoint", max_hours) as stop:
+        inventory = find_cases(resolved)
+        check_writable(run)
+        volumes = open_volumes(resolved, inventory, workers, stop)
+        trainer = Trainer(resolved.preset, volumes, device)
         follow(trainer, resolved, run, stop, log or [])
     if stop.reason and trainer.step < resolved.preset.train.steps:
         raise Stopped(
-            f"stopped by {stop.reason} at step {trainer.step:,}; the checkpoint is saved",
+            f"stopped by {stop.reason} at step {trainer.step:,}{'; the checkpoint is saved' if trainer.step else ''}",
             hint="run the same command again to continue",
         )
     console.note(f"finished at step {trainer.step:,}; next: wdm sample -n 4 --out samples/ --run {run}")
@@ -137,10 +148,6 @@ def check_writable(run: Path) -> None:
     """Find out now, not at the first checkpoint, that the folder cannot be written."""
     from wdm_cli.engine.files import atomic_publish
 
-    if run.exists() and not run.is_dir():
-        from wdm_cli.engine.errors import ConfigError
-
-        raise ConfigError(f"--out {run}: is a file, not a folder")
     with atomic_publish(run / ".writable") as probe:
         probe.write_bytes(b"")
     (run / ".writable").unlink()
@@ -152,9 +159,9 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
     from wdm_cli.engine.run import Resumed, Saved, train
 
     settings = resolved.preset.train
-    started = False
-    trackers = open_trackers(log, run, resolved.preset.to_dict())
-    with console.Progress("training", settings.steps) as progress:
+    trackers: list[Tracker] | None = None
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(console.Progress("training", settings.steps))
         for record in train(trainer, run, stop):
             if isinstance(record, Resumed):
                 for reason in record.damaged:
@@ -165,9 +172,11 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
             if isinstance(record, Saved):
                 console.detail(f"saved {record.path}")
                 continue
-            if not started:
+            if trackers is None:  # the first step has shown that the settings work
                 write_about(run, resolved, trainer)
-                started = True
+                trackers = open_trackers(log, run, resolved.preset.to_dict(), record.step)
+                for tracker in trackers:
+                    stack.callback(tracker.close)
             if record.skipped:
                 console.warn(f"step {record.step}: non-finite values, skipped (cases: {', '.join(record.cases)})")
             progress.update(record.step, describe(record, trainer.device))
@@ -176,8 +185,6 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
                     tracker.add(record.step, scalars(record))
             if record.step % settings.preview_every == 0 or record.step == settings.steps:
                 write_preview(trainer, run)
-    for tracker in trackers:
-        tracker.close()
 
 
 def describe(record: TrainStep, device: torch.device) -> str:
@@ -195,7 +202,7 @@ def describe(record: TrainStep, device: torch.device) -> str:
 
 
 def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
-    """run.json and preset.toml, once the first step has shown that the settings work."""
+    """run.json and preset.toml."""
     from wdm_cli.config import to_toml
     from wdm_cli.engine.files import write_json, write_text
     from wdm_cli.engine.provenance import provenance

@@ -2,32 +2,39 @@
 
 Three kinds of file are read. A *training checkpoint* of wdm holds everything (`save`); *bare weights* are
 an official `.pt` (a flat mapping of names to tensors); *exported weights* are the same names as
-safetensors with the preset in the metadata. Nothing in a file can run code: `.pt` files are read with
-`weights_only=True` and no fall-back.
+safetensors with the preset in the metadata. Files are read without trust (`safe_load`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import pickle
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wdm_cli import __version__
 from wdm_cli.engine.errors import CheckpointError, ConfigError
-from wdm_cli.engine.files import atomic_publish, sha256_file, write_json
+from wdm_cli.engine.files import atomic_publish, require_space, sha256_file, write_json
 from wdm_cli.engine.models.blocks import Network
 from wdm_cli.engine.preset import Preset, from_dict
+from wdm_cli.engine.safe_load import (
+    State,
+    checked_sha256,
+    is_state,
+    read_pt,
+    read_safetensors,
+    write_pt,
+    write_safetensors,
+)
 
 FORMAT = "wdm-checkpoint-1"
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Checkpoint:
 
     preset: None for bare weights. ema: None where the file has one set of weights. training: the
     optimizer's state and what else the loop needs, in training checkpoints only.
-    affine: 4×4 of the volumes it was trained on, None if the file does not say.
+    affine: 4×4 of the volumes it was trained on, None if the file does not say. sha256: of the file read.
     """
 
     path: Path
@@ -46,10 +53,15 @@ class Checkpoint:
     ema: State | None = None
     affine: list[list[float]] | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a training checkpoint, with a manifest `path.json` that holds its sha256."""
+    """Write a training checkpoint, then a manifest `path.json` that holds its sha256.
+
+    Raises:
+        ResourceError: the disk is full (checked before the start too), or the folder cannot be written.
+    """
     assert checkpoint.preset is not None
     content = {
         "format": FORMAT,
@@ -61,10 +73,20 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "affine": checkpoint.affine,
         "training": checkpoint.training,
     }
+    require_space(path, _tensor_bytes(content))
+    with contextlib.suppress(OSError):
+        manifest_path(path).unlink()  # of a file that is about to be replaced
     with atomic_publish(path) as temporary:
-        torch.save(content, temporary)
+        write_pt(temporary, content)
         digest = sha256_file(temporary)
     write_json(manifest_path(path), {"sha256": digest, "bytes": path.stat().st_size, "step": checkpoint.step})
+
+
+def _tensor_bytes(value: Any) -> int:
+    """Bytes of all tensors in nested mappings."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    return sum(map(_tensor_bytes, value.values())) if isinstance(value, Mapping) else 0
 
 
 def manifest_path(path: Path) -> Path:
@@ -75,89 +97,49 @@ def read(path: Path) -> Checkpoint:
     """Read any of the three kinds.
 
     Raises:
-        CheckpointError: missing, damaged (also by its manifest's sha256), or not a checkpoint at all.
+        CheckpointError: missing, damaged (by its manifest's sha256, or by its own checksums), or not a
+            checkpoint at all.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint file {path}")
+    digest = checked_sha256(path, manifest_path(path))
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    manifest = manifest_path(path)
-    if manifest.exists():
-        try:
-            expected = json.loads(manifest.read_text())["sha256"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{manifest}: not a manifest") from error
-        if sha256_file(path) != expected:
-            raise CheckpointError(f"{path}: damaged, its sha256 is not the one in {manifest.name}")
-    content = _read_pt(path)
+        return _from_metadata(path, digest, *read_safetensors(path))
+    content = read_pt(path, check_crc=not manifest_path(path).exists())
     if content.get("format") == FORMAT:
-        return _from_content(path, content)
-    if not content or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        return _from_content(path, digest, content)
+    if not content or not is_state(content):
         raise CheckpointError(
             f"{path}: neither a checkpoint of wdm nor bare weights (a mapping of names to tensors)",
             hint="official WDM files are named like brats_unet_128_1200k.pt; opt*.pt files hold optimizers",
         )
-    return Checkpoint(path, dict(content))
+    return Checkpoint(path, dict(content), sha256=digest)
 
 
-def _from_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
+def _from_content(path: Path, digest: str, content: Mapping[str, Any]) -> Checkpoint:
+    """A training checkpoint from what its file maps names to."""
     try:
-        return Checkpoint(
-            path,
-            content["model"],
-            from_dict(json.loads(content["preset"]), origin=str(path)),
-            content["step"],
-            content["ema"],
-            content["affine"],
-            content["training"],
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path}: a checkpoint of wdm without its part {error}") from error
+        if not (is_state(content["model"]) and is_state(content["ema"])):
+            raise TypeError("model and ema must map names to tensors")
+        preset = from_dict(json.loads(content["preset"]), origin=str(path))
+        affine = np.asarray(content["affine"], float).reshape(4, 4).tolist()
+        step, training = int(content["step"]), dict(content["training"])
     except ConfigError as error:
         raise CheckpointError(error.what, why="the preset stored in it is not valid for this version") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: a checkpoint of wdm with a part missing or damaged: {error}") from error
+    return Checkpoint(path, content["model"], preset, step, content["ema"], affine, training, digest)
 
 
-def _read_pt(path: Path) -> Mapping[str, Any]:
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: a git-lfs pointer, not the file itself", hint="run `git lfs pull`")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path}: not a checkpoint, or cut off ({path.stat().st_size} bytes; no PyTorch zip archive)",
-            hint="download or copy it again",
-        )
-    with zipfile.ZipFile(path) as archive:
-        # torch stores tensors uncompressed; a compressed entry could swell to any size
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise CheckpointError(f"{path}: compressed entries, which no checkpoint has")
+def _from_metadata(path: Path, digest: str, weights: State, metadata: Mapping[str, str]) -> Checkpoint:
+    """Exported weights; files of other makers have no preset."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds more than tensors: {str(error).splitlines()[0]}",
-            why="loading it would run code from the file, which wdm never does",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not weights")
-    return content
-
-
-def _read_safetensors(path: Path) -> Checkpoint:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or damaged: {error}") from error
-    preset = from_dict(json.loads(metadata["preset"]), origin=str(path)) if "preset" in metadata else None
-    affine = json.loads(metadata["affine"]) if "affine" in metadata else None
-    step = int(metadata["step"]) if "step" in metadata else None
-    return Checkpoint(path, weights, preset, step, affine=affine)
+        stored = {key: json.loads(metadata[key]) for key in ("preset", "affine", "step") if key in metadata}
+        preset = from_dict(stored["preset"], origin=str(path)) if "preset" in stored else None
+        affine = np.asarray(stored["affine"], float).reshape(4, 4).tolist() if "affine" in stored else None
+    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its metadata are damaged or of another version: {error}") from error
+    return Checkpoint(path, weights, preset, stored.get("step"), affine=affine, sha256=digest)
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
@@ -166,29 +148,42 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str)
     A tensor that the network has under two names (the WavU-Net's doubled block) may stand under one.
 
     Raises:
-        CheckpointError: names are missing or extra, shapes differ, or two names of one tensor disagree;
-            with counts and the first five names.
+        CheckpointError: names are missing or extra, shapes differ, values are not finite, or two names of one
+            tensor disagree; with counts and the first five names.
     """
-    weights = dict(weights)
-    for name, twin in twin_names(network).items():
-        if name in weights and twin in weights and not torch.equal(weights[name], weights[twin]):
-            raise CheckpointError(f"{origin}: {name} and {twin} are one tensor but hold different values")
+    weights, twins = dict(weights), twin_names(network)
+    for name, twin in twins.items():
         for one, other in ((name, twin), (twin, name)):
             if one in weights:
                 weights.setdefault(other, weights[one])
+    # shapes first: a few bytes can claim a tensor of any size
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    missing = [name for name in own if name not in weights]
-    extra = [name for name in weights if name not in own]
     odd = [f"{n} {tuple(weights[n].shape)}≠{own[n]}" for n in own if n in weights and tuple(weights[n].shape) != own[n]]
-    if missing or extra or odd:
-        found = [(missing, "missing"), (extra, "extra"), (odd, "of another shape")]
-        lists = [f"{len(names)} {what}: {', '.join(names[:5])}" for names, what in found if names]
-        raise CheckpointError(
-            f"{origin}: does not fit this network; " + "; ".join(lists),
-            why="weights are never loaded in part",
-            hint="choose the preset the file was trained with (`wdm presets list`)",
-        )
+    _refuse(
+        f"{origin}: does not fit this network",
+        {
+            "missing": [name for name in own if name not in weights],
+            "extra": [name for name in weights if name not in own],
+            "of another shape": odd,
+        },
+        "choose the preset the file was trained with (`wdm presets list`)",
+    )
+    _refuse(
+        f"{origin}: damaged",
+        {
+            "not finite": [name for name in own if not torch.isfinite(weights[name]).all()],
+            "unlike its second name": [name for name in twins if not torch.equal(weights[name], weights[twins[name]])],
+        },
+        "download or copy it again",
+    )
     network.load_state_dict(weights)
+
+
+def _refuse(what: str, found: Mapping[str, list[str]], hint: str) -> None:
+    """Raise if any list has names in it."""
+    lists = [f"{len(names)} {kind}: {', '.join(names[:5])}" for kind, names in found.items() if names]
+    if lists:
+        raise CheckpointError(f"{what}; {'; '.join(lists)}", why="weights are never loaded in part", hint=hint)
 
 
 def twin_names(network: nn.Module) -> dict[str, str]:
@@ -237,10 +232,8 @@ def export(path: Path, checkpoint: Checkpoint, preset: Preset, *, ema: bool = Tr
     state = {name: tensor.detach().float().contiguous() for name, tensor in network.state_dict().items()}
     if path.suffix == ".pt":
         with atomic_publish(path) as temporary:
-            torch.save(OrderedDict(state), temporary)
+            write_pt(temporary, OrderedDict(state))
     elif path.suffix == ".safetensors":
-        from safetensors.torch import save_file
-
         for name in twin_names(network):  # safetensors holds every tensor once
             del state[name]
         metadata = {"format": "pt", "preset": json.dumps(preset.to_dict())}
@@ -249,6 +242,6 @@ def export(path: Path, checkpoint: Checkpoint, preset: Preset, *, ema: bool = Tr
         if checkpoint.step is not None:
             metadata["step"] = str(checkpoint.step)
         with atomic_publish(path) as temporary:
-            save_file(state, temporary, metadata)
+            write_safetensors(temporary, state, metadata)
     else:
         raise ConfigError(f"{path}: unknown format", hint="end the name in .pt (official format) or .safetensors")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from wdm_cli.engine.diffusion import Denoiser
-from wdm_cli.engine.errors import ResourceError
+from wdm_cli.engine.errors import ConfigError, OutOfMemoryError, ResourceError
 from wdm_cli.engine.models.blocks import Network
 
 Precision = Literal["float32", "bf16"]
@@ -18,14 +20,14 @@ def choose_device(name: str) -> torch.device:
     """`auto` is the first GPU if there is one, else the CPU; other names as torch spells them.
 
     Raises:
-        ResourceError: no such device on this machine.
+        ConfigError: no name of a device. ResourceError: no such device on this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {name}: unknown", hint="auto, cpu, cuda, cuda:1, …")
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise ResourceError(f"--device {name}: wdm computes on cpu and cuda devices only")
         if device.type == "cuda":
             torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -50,6 +52,18 @@ def as_denoiser(network: Network, precision: Precision) -> Denoiser:
         return x0
 
     return denoise
+
+
+@contextlib.contextmanager
+def memory_errors(explain: Callable[[str], OutOfMemoryError]) -> Iterator[None]:
+    """Turn a failed allocation on any device into `explain(torch's own words)`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # for the CPU torch has no class of its own
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
+            raise explain(next(iter(str(error).splitlines()), "")) from error
+        raise
 
 
 def synchronize(device: torch.device) -> None:

@@ -109,6 +109,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def require_space(path: Path, needed: int) -> None:
+    """Refuse to start writing `needed` bytes where less is free.
+
+    Raises:
+        ResourceError: with the path, the needed and the free bytes.
+    """
+    try:
+        free = shutil.disk_usage(existing_parent(path)).free
+    except OSError:
+        return  # not every file system tells
+    if needed > free:
+        raise ResourceError(
+            f"cannot write {path}: it needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
+            hint="free some space or choose another folder; finished files are kept, the same command continues",
+        )
+
+
 def write_error(path: Path, error: OSError) -> ResourceError:
     """An OSError from writing `path` as an error a user can act on."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wdm_cli.engine.device import Precision, as_denoiser
+from wdm_cli.engine.device import Precision, as_denoiser, memory_errors
 from wdm_cli.engine.diffusion import clamp_in_image_space, make_schedule
-from wdm_cli.engine.errors import OutOfMemoryError
+from wdm_cli.engine.errors import CheckpointError, OutOfMemoryError
 from wdm_cli.engine.models.blocks import COEFF_CHANNELS, Network
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.wavelet import decode
@@ -51,6 +51,9 @@ def generate(
 
     Each sample draws from a generator of its own, seeded with seed + index: first x_T [8, d, h, w], then
     one noise a step. On the CPU, in float32 and one at a time, that is the official code's stream.
+
+    Raises:
+        CheckpointError: the network gives NaN or infinity. OutOfMemoryError: the device is too small.
     """
     device = next(network.parameters()).device
     diffusion, shape = preset.diffusion, [side // 2 for side in preset.data.shape]
@@ -58,29 +61,38 @@ def generate(
     for start in range(0, len(indices), batch_size):
         batch = tuple(indices[start : start + batch_size])
         began = time.perf_counter()
-        draw = _Draw([seed + index for index in batch], device)
-        noise = draw(torch.empty(len(batch), COEFF_CHANNELS, *shape, device=device))
-        steps = preset.sample.run(
-            as_denoiser(network, precision),
-            noise,
-            schedule,
-            lambda coeffs: clamp_in_image_space(coeffs, diffusion.wavelet),
-            draw,
-        )
-        coeffs = noise
-        try:
+        with memory_errors(lambda reason: out_of_memory(preset, batch_size, reason)):
+            draw = _Draw([seed + index for index in batch], device)
+            coeffs = draw(torch.empty(len(batch), COEFF_CHANNELS, *shape, device=device))
+            steps = preset.sample.run(
+                as_denoiser(network, precision),
+                coeffs,
+                schedule,
+                lambda coeffs: clamp_in_image_space(coeffs, diffusion.wavelet),
+                draw,
+            )
             for done, x_t in enumerate(steps, 1):
                 coeffs = x_t
                 yield Denoised(batch, done, preset.sample.steps)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"out of device memory with {batch_size} volumes a batch",
-                hint="--batch-size 1, --precision bf16, or --device cpu",
-            ) from error
-        volumes = decode(coeffs, diffusion.wavelet).clamp(-1, 1)[:, 0].cpu().numpy()
+            volumes = decode(coeffs, diffusion.wavelet).clamp(-1, 1)[:, 0].cpu().numpy()
+        if not np.isfinite(volumes).all():
+            raise CheckpointError(
+                f"samples {', '.join(map(str, batch))}: the network gave NaN or infinity",
+                hint="try --precision float32, or weights of another step",
+            )
         seconds = (time.perf_counter() - began) / len(batch)
         for index, volume in zip(batch, volumes, strict=True):
             yield Sample(index, seed + index, volume, seconds)
+
+
+def out_of_memory(preset: Preset, batch_size: int, reason: str) -> OutOfMemoryError:
+    """The error of a device that is too small to sample."""
+    size = "×".join(map(str, preset.data.shape))
+    return OutOfMemoryError(
+        f"out of memory: {preset.name} at {size}, {batch_size} volume{'s' * (batch_size > 1)} at a time",
+        why=reason,
+        hint=f"--batch-size {max(1, batch_size // 2)}, --precision bf16, or --device cpu",
+    )
 
 
 class _Draw:

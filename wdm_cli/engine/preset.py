@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from wdm_cli.engine.data.dataset import Dataset
 from wdm_cli.engine.errors import ConfigError, FieldError, require
 from wdm_cli.engine.models import MODELS, UNet
 from wdm_cli.engine.models.settings import NetworkSettings
-from wdm_cli.engine.samplers import DDPM, SAMPLERS
+from wdm_cli.engine.samplers import DDPM, SAMPLERS, Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Diffusion:
     wavelet: str = "haar"
 
     def __post_init__(self) -> None:
-        require(self.steps >= 2, "steps", "must be at least 2")
+        require(2 <= self.steps <= 100_000, "steps", "must be at least 2 and at most 100,000")
         require(0 < self.beta_start < self.beta_end < 1, "beta_end", "needs 0 < beta_start < beta_end < 1")
         if self.schedule == "cosine" and (self.beta_start, self.beta_end) != (1e-4, 0.02):
             raise FieldError("beta_start", "the cosine schedule has no betas to set; remove beta_start and beta_end")
@@ -55,6 +56,7 @@ class Train:
 
     warmup: steps over which lr rises from 0. clip_norm: largest gradient norm, 0 for no limit.
     ema: decay of the averaged weights. checkpointing: recompute activations to save memory.
+    keep: the last checkpoints to keep. keep_every: steps whose checkpoint stays for good, 0 for none.
     """
 
     steps: int = 1_200_000
@@ -70,6 +72,7 @@ class Train:
     seed: int = 0
     save_every: int = 5000
     keep: int = 3
+    keep_every: int = 0
     preview_every: int = 5000
     log_every: int = 50
 
@@ -83,6 +86,11 @@ class Train:
         require(self.clip_norm >= 0, "clip_norm", "must be at least 0 (0 = no limit)")
         require(0 <= self.ema < 1, "ema", "must be at least 0 and below 1")
         require(0 <= self.seed < 2**31, "seed", "must be at least 0 and below 2^31")
+        require(
+            self.keep_every >= 0 and self.keep_every % self.save_every == 0,
+            "keep_every",
+            f"must be a multiple of save_every ({self.save_every}), or 0",
+        )
         require(self.keep >= 2, "keep", "must be at least 2: with one checkpoint a damaged file loses the run")
 
 
@@ -96,7 +104,7 @@ class Preset:
     diffusion: Diffusion = field(default_factory=Diffusion)
     data: Dataset = field(default_factory=Brats)
     train: Train = field(default_factory=Train)
-    sample: DDPM = field(default_factory=DDPM)
+    sample: Sampler = field(default_factory=DDPM)
 
     def __post_init__(self) -> None:
         try:
@@ -187,21 +195,35 @@ def _validate_table(table: str, values: dict[str, Any], problems: list[str]) -> 
     except ConfigError as error:
         problems.append(str(error))
         return None
-    names = [f.name for f in dataclasses.fields(cls)]
-    for key in [key for key in values if key not in names]:
-        problems.append(f"{table}.{key}: unknown key{did_you_mean(key, names)}")
+    types = {f.name: f.type for f in dataclasses.fields(cls)}
+    for key, value in list(values.items()):
+        if key not in types:
+            problem = f"unknown key{did_you_mean(key, types)}"
+        elif not (problem := _odd_number(value, str(types[key]))):
+            continue
+        problems.append(f"{table}.{key}: {problem}")
         del values[key]
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         for item in error.errors():
             cause = item.get("ctx", {}).get("error")
-            path = [str(part) for part in item["loc"] if not str(part).startswith(("tuple[", "int", "function-"))]
+            path = [str(part) for part in item["loc"][:1]]  # what follows names the members of a union
             if isinstance(cause, FieldError):
                 path.append(cause.field)
             message = str(cause) if cause else f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
             problems.append(f"{'.'.join([table, *path])}: {message}")
         return None
+
+
+def _odd_number(value: Any, type_name: str) -> str:
+    """What pydantic lets pass as a number and we do not: true, false, infinity and NaN."""
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(item, bool) and type_name != "bool":
+            return f"must not be true or false, got {value!r}"
+        if isinstance(item, float) and not math.isfinite(item):
+            return f"must be finite, got {value!r}"
+    return ""
 
 
 def did_you_mean(word: str, known: Any) -> str:

@@ -18,8 +18,8 @@ from typing import Any
 
 from wdm_cli.engine import checkpoint as checkpoints
 from wdm_cli.engine.checkpoint import Checkpoint
-from wdm_cli.engine.errors import CheckpointError, ConfigError
-from wdm_cli.engine.files import locked, write_error, write_text
+from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
+from wdm_cli.engine.files import locked, remove_partial, write_error, write_text
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.train import Trainer, TrainStep
 
@@ -34,6 +34,7 @@ FREE_KEYS = {
     "train.steps",
     "train.save_every",
     "train.keep",
+    "train.keep_every",
     "train.preview_every",
     "train.log_every",
     "train.checkpointing",
@@ -57,9 +58,10 @@ class Resumed:
     damaged: tuple[str, ...]
 
 
-def checkpoint_files(run: Path) -> list[Path]:
-    """Checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("step_*.pt"))
+def checkpoint_files(run: Path) -> dict[int, Path]:
+    """Checkpoints of a run by step, oldest first."""
+    found = ((re.fullmatch(r"step_(\d+)\.pt", path.name), path) for path in (run / "checkpoints").glob("*.pt"))
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
 def latest_checkpoint(run: Path) -> tuple[Checkpoint, tuple[str, ...]]:
@@ -69,7 +71,7 @@ def latest_checkpoint(run: Path) -> tuple[Checkpoint, tuple[str, ...]]:
         CheckpointError: there is none, or none can be read.
     """
     damaged: list[str] = []
-    for path in reversed(checkpoint_files(run)):
+    for path in reversed(checkpoint_files(run).values()):
         try:
             return checkpoints.read(path), tuple(damaged)
         except CheckpointError as error:
@@ -96,16 +98,23 @@ def newest_run(root: Path) -> Path:
 def resume(run: Path, trainer: Trainer) -> Resumed | None:
     """Load the newest checkpoint of a run into the trainer; None if the run has none yet.
 
+    Newer ones that are damaged are renamed to *.damaged: they are reported once and do not count as kept.
+
     Raises:
         ConfigError: a setting that changes the weights differs, with old and new value.
     """
-    if not checkpoint_files(run):
-        return None
-    found, damaged = latest_checkpoint(run)
-    assert found.preset is not None
-    refuse_changes(run, found.preset, trainer.preset)
-    trainer.restore(found)
+    found, damaged = latest_checkpoint(run) if checkpoint_files(run) else (None, ())
+    if found is not None:
+        if found.preset is None:
+            raise CheckpointError(f"{found.path}: holds weights only, training cannot continue from it")
+        refuse_changes(run, found.preset, trainer.preset)
+        trainer.restore(found)
     truncate_metrics(run / "metrics.csv", trainer.step)
+    if found is None:
+        return None
+    for path in list(checkpoint_files(run).values())[::-1][: len(damaged)]:
+        with contextlib.suppress(OSError):
+            path.rename(path.with_name(path.name + ".damaged"))
     return Resumed(found.path, trainer.step, damaged)
 
 
@@ -134,6 +143,7 @@ def train(
     """
     settings = trainer.preset.train
     with locked(run):
+        remove_partial(run)
         resumed = resume(run, trainer)
         if resumed:
             yield resumed
@@ -141,19 +151,22 @@ def train(
         with MetricsLog(run / "metrics.csv") as log:
             for record in trainer.run(should_stop):
                 log.add(record, settings.log_every)
-                yield record
-                if record.step % settings.save_every == 0:
+                if record.step % settings.save_every == 0:  # first, lest a preview or a listener lose the steps
                     yield save(trainer, run)
                     saved = record.step
-        if trainer.step > saved:
-            yield save(trainer, run)
+                yield record
+            if trainer.step > saved:
+                yield save(trainer, run)
 
 
 def save(trainer: Trainer, run: Path) -> Saved:
-    """Write a checkpoint of the current step, then drop those beyond the last `train.keep`."""
+    """Write a checkpoint of the current step, then drop those beyond the last `train.keep`, but milestones."""
+    settings = trainer.preset.train
     path = run / "checkpoints" / f"step_{trainer.step:07d}.pt"
     checkpoints.save(path, trainer.state())
-    for old in checkpoint_files(run)[: -trainer.preset.train.keep]:
+    for step, old in list(checkpoint_files(run).items())[: -settings.keep]:
+        if settings.keep_every and step % settings.keep_every == 0:
+            continue
         with contextlib.suppress(OSError):  # one that cannot be removed costs space, not the run
             old.unlink()
             checkpoints.manifest_path(old).unlink()
@@ -178,10 +191,15 @@ class MetricsLog:
             self.writer.writerow(COLUMNS)
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        with contextlib.suppress(OSError):
+    def __exit__(self, kind: type | None, *exception: object) -> None:
+        try:
             self.flush()
-            self.file.close()
+        except ResourceError:
+            if kind is None:  # else the first error is the one to show
+                raise
+        finally:
+            with contextlib.suppress(OSError):
+                self.file.close()
 
     def add(self, record: TrainStep, every: int) -> None:
         self.records.append(record)
@@ -212,16 +230,14 @@ class MetricsLog:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the rows beyond `step`: those steps will be taken again."""
+    """Drop the rows beyond `step`, whose steps will be taken again, and what a kill left half written."""
     if not path.exists():
         return
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    kept = rows[:1] + [row for row in rows[1:] if row and re.fullmatch(r"\d+", row[0]) and int(row[0]) <= step]
-    if len(kept) < len(rows):
-        text = io.StringIO()
-        csv.writer(text).writerows(kept)
-        write_text(path, text.getvalue())
+    with path.open(newline="", errors="replace") as file:
+        rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdecimal()]
+    text = io.StringIO()
+    csv.writer(text).writerows([COLUMNS, *(row for row in rows if int(row[0]) <= step)])
+    write_text(path, text.getvalue())
 
 
 def _flat(tables: dict[str, Any]) -> dict[str, Any]:

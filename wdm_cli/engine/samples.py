@@ -1,7 +1,7 @@
 """A folder of samples: NIfTI files by index, run.json, samples.csv, preview.png.
 
 A file under its final name is complete (`files.atomic_publish`), so an interrupted folder is continued by
-making what is missing.
+making what is missing. Several processes may fill one folder (`claims`).
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import csv
 import io
 import json
 import re
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wdm_cli.engine.claims import Claims
 from wdm_cli.engine.data.transforms import to_window
-from wdm_cli.engine.data.volume import Affine, Volume, read_nifti, write_nifti
-from wdm_cli.engine.errors import ConfigError
-from wdm_cli.engine.files import write_error, write_json, write_text
+from wdm_cli.engine.data.volume import Affine, Volume, write_nifti
+from wdm_cli.engine.errors import ConfigError, DataError, ResourceError
+from wdm_cli.engine.files import remove_partial, write_error, write_json, write_text
 from wdm_cli.engine.generate import Sample
 from wdm_cli.engine.picture import Group, mosaic, save_png
 from wdm_cli.engine.preset import Preset
@@ -42,7 +44,7 @@ class Row:
 
 
 class SampleFolder:
-    """Writes samples of one model with one protocol.
+    """Writes samples of one model with one protocol. `open` it first.
 
     Args:
         protocol: what decides the voxels (checkpoint sha256, sampler, steps, seed, …); a folder made
@@ -54,17 +56,32 @@ class SampleFolder:
         self.folder, self.preset, self.affine, self.protocol = folder, preset, affine, protocol
         self.window = preset.data.window if preset.data.intensity == "fixed-window" else (0.0, 1.0)
 
-    def open(self, about: dict[str, Any]) -> None:
+    def open(self, about: dict[str, Any], *, overwrite: bool = False) -> None:
         """Create the folder or check that it goes on with the same protocol; write run.json.
+
+        Args:
+            overwrite: remove the samples of an earlier command first, and nothing else.
 
         Raises:
             ConfigError: it holds samples of another protocol, or of an unknown one.
+            ResourceError: the folder cannot be written; with `overwrite` another process is at work in it.
         """
+        self.claims = Claims(self.folder)
+        with self.claims.shared_files():
+            with self.claims.alone() as alone:
+                if alone:
+                    remove_partial(self.folder)
+                if overwrite:
+                    self._clear(alone)
+            self._check_protocol()
+            write_json(self.folder / "run.json", {"protocol": self.protocol, **about, "preset": self.preset.to_dict()})
+
+    def _check_protocol(self) -> None:
         path = self.folder / "run.json"
         if path.exists():
             try:
-                old = json.loads(path.read_text()).get("protocol", {})
-            except ValueError:
+                old = dict(json.loads(path.read_bytes())["protocol"])
+            except (ValueError, KeyError, TypeError):
                 old = {}
             changed = [
                 f"{key}: {old.get(key)} there, {value} now"
@@ -82,7 +99,6 @@ class SampleFolder:
                 f"{self.folder} holds {len(self.existing())} samples without a run.json",
                 hint="use another --out, or --overwrite to replace them",
             )
-        write_json(path, {"protocol": self.protocol, **about, "preset": self.preset.to_dict()})
 
     def existing(self) -> dict[int, Path]:
         """Finished files by index."""
@@ -91,10 +107,36 @@ class SampleFolder:
         found = ((FILE_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
         return {int(match[1]): path for match, path in sorted(found, key=lambda f: f[1].name) if match}
 
-    def clear(self) -> None:
-        """Remove the samples of an earlier command (`--overwrite`), and nothing else."""
+    def missing(self, number: int) -> list[int]:
+        """Which of the samples 0 … number − 1 are not finished."""
+        there = self.existing()
+        return [index for index in range(number) if index not in there]
+
+    def claim(self, number: int, most: int) -> list[int]:
+        """Up to `most` of the samples 0 … number − 1 that are neither finished nor another process's."""
+        mine: list[int] = []
+        with self.claims.shared_files():
+            for index in self.missing(number):
+                if len(mine) < most and self.claims.take(index):
+                    if self._path(index).exists():  # finished by another process since we looked
+                        self.claims.release(index)
+                    else:
+                        mine.append(index)
+        return mine
+
+    def _clear(self, alone: bool) -> None:
+        if not alone:
+            raise ResourceError(
+                f"{self.folder}: another process is at work in this folder", hint="wait, or use another --out"
+            )
         for path in [*self.existing().values(), self.folder / "samples.csv", self.folder / "preview.png"]:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise write_error(path, error) from error
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"sample_{index:06d}.nii.gz"
 
     def add(self, sample: Sample) -> Row:
         """Write one sample: float32 in [0, 1] under `paper`, int16 HU under `fixed-window`."""
@@ -102,23 +144,24 @@ class SampleFolder:
             array: np.ndarray = to_window(sample.volume, self.preset.data.window)
         else:
             array = (sample.volume + 1) / 2
-        path = self.folder / f"sample_{sample.index:06d}.nii.gz"
+        path = self._path(sample.index)
         write_nifti(path, array, self.affine)
+        self.claims.release(sample.index)
         row = _row(sample.index, sample.seed, path, array, round(sample.seconds, 3))
-        self._append(row)
+        with self.claims.shared_files():
+            self._append(row)
         return row
 
     def finish(self, seed: int) -> None:
         """Make samples.csv complete and in order, and the preview of the first samples."""
-        known = {row["index"]: row for row in self._rows()}
-        rows = []
-        for index, path in self.existing().items():
-            row = known.get(str(index)) or asdict(_row(index, seed + index, path, read_nifti(path).array, None))
-            rows.append(row)
-        self._write_rows(rows)
-        shown = list(self.existing().items())[:PREVIEW_COUNT]
-        volumes = [read_nifti(path) for _, path in shown]
-        group = Group(f"{self.preset.name}, synthetic", volumes, [path.name for _, path in shown])
+        files = self.existing()
+        with self.claims.shared_files():
+            known = {row["index"]: row for row in self._rows()}
+            rows = [known.get(str(i)) or asdict(_row(i, seed + i, p, _stored(p).array, None)) for i, p in files.items()]
+            self._write_rows(rows)
+        shown = list(files.values())[:PREVIEW_COUNT]
+        volumes = [_stored(path) for path in shown]
+        group = Group(f"{self.preset.name}, synthetic", volumes, [path.name for path in shown])
         save_png(self.folder / "preview.png", mosaic([group], self.window))
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -126,7 +169,7 @@ class SampleFolder:
         if not path.exists():
             return []
         with path.open(newline="") as file:
-            return [row for row in csv.DictReader(file) if None not in row.values()]
+            return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
 
     def _append(self, row: Row) -> None:
         path = self.folder / "samples.csv"
@@ -146,6 +189,19 @@ class SampleFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.folder / "samples.csv", text.getvalue())
+
+
+def _stored(path: Path) -> Volume:
+    """A finished sample; unlike `read_nifti` of foreign files it may be constant."""
+    import nibabel as nib
+
+    try:
+        image: Any = nib.load(path)
+        return Volume(np.asarray(image.dataobj, np.float32), image.affine)
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        raise DataError(
+            f"{path}: damaged since it was written: {error}", hint="remove it; the same command makes it again"
+        ) from error
 
 
 def _row(index: int, seed: int, path: Path, array: np.ndarray, seconds: float | None) -> Row:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from wdm_cli.engine.checkpoint import Checkpoint, load_weights
-from wdm_cli.engine.device import as_denoiser
+from wdm_cli.engine.device import as_denoiser, memory_errors
 from wdm_cli.engine.diffusion import loss, make_schedule
 from wdm_cli.engine.errors import CheckpointError, NonFiniteError, OutOfMemoryError
 from wdm_cli.engine.preset import Preset
@@ -63,9 +65,10 @@ class Trainer:
         settings = preset.train
         self.preset, self.volumes, self.device = preset, volumes, device
         torch.manual_seed(settings.seed)  # initial weights
-        self.network = preset.model.build().to(device)
+        with memory_errors(partial(out_of_memory, preset)):
+            self.network = preset.model.build().to(device)
+            self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.network.checkpointing = settings.checkpointing
-        self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
@@ -87,7 +90,9 @@ class Trainer:
             while self.step < self.preset.train.steps and not should_stop():
                 batch, cases = following.result()
                 following = loader.submit(self._load, self.step + 1)
-                yield self._take_step(batch, cases)
+                with memory_errors(partial(out_of_memory, self.preset)):
+                    record = self._take_step(batch, cases)
+                yield record
 
     def _take_step(self, batch: Tensor, cases: tuple[str, ...]) -> TrainStep:
         started, settings = time.perf_counter(), self.preset.train
@@ -95,14 +100,9 @@ class Trainer:
         lr = settings.lr * min(1.0, (self.step + 1) / max(1, settings.warmup))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        try:
-            bands = self._accumulate(batch.to(self.device, non_blocking=True))
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(self.preset) from error
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        values = self._accumulate(batch.to(self.device, non_blocking=True)).tolist()
         limit = settings.clip_norm or math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
-        values = bands.tolist()
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit).item()
         finite = math.isfinite(sum(values)) and math.isfinite(grad_norm)
         if finite:
             self.optimizer.step()
@@ -163,13 +163,12 @@ class Trainer:
                 f"training stopped at step {self.step}: {MAX_SKIPPED_IN_A_ROW} steps in a row met non-finite values "
                 f"(lr {lr:g}; last batch: {', '.join(cases)})",
                 why="the weights are finite and the last checkpoint is intact",
-                hint="lower train.lr, set train.clip_norm=1 or train.precision=float32; run `wdm verify`",
+                hint="`wdm verify` checks the data; a new run (another --out) may take a lower train.lr, "
+                "train.clip_norm=1 or train.precision=float32",
             )
 
     def state(self) -> Checkpoint:
         """Everything that the rest of the run depends on."""
-        from pathlib import Path
-
         return Checkpoint(
             Path(),
             dict(self.network.state_dict()),
@@ -191,7 +190,7 @@ class Trainer:
             CheckpointError: it holds weights only, or was trained on other cases.
         """
         training = checkpoint.training
-        if not training or checkpoint.ema is None or checkpoint.step is None:
+        if checkpoint.ema is None or checkpoint.step is None or not training.keys() >= {"optimizer", "data", "skipped"}:
             raise CheckpointError(f"{checkpoint.path}: holds weights only, training cannot continue from it")
         if training["data"] != fingerprint(self.volumes):
             raise CheckpointError(
@@ -201,7 +200,8 @@ class Trainer:
             )
         load_weights(self.network, checkpoint.weights, str(checkpoint.path))
         load_weights(self.ema, checkpoint.ema, str(checkpoint.path))
-        self.optimizer.load_state_dict(training["optimizer"])
+        # a copy: on the CPU the optimizer would go on working in the tensors of the file
+        self.optimizer.load_state_dict(copy.deepcopy(training["optimizer"]))
         self.step, self.skipped_in_a_row = checkpoint.step, training["skipped"]
 
 
@@ -216,13 +216,21 @@ def derived_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def out_of_memory(preset: Preset) -> OutOfMemoryError:
-    """The error of a device that is too small, with three settings that help."""
+def out_of_memory(preset: Preset, reason: str) -> OutOfMemoryError:
+    """The error of a device that is too small, with three settings that are still open."""
     train = preset.train
     size = "×".join(map(str, preset.data.shape))
-    parts = train.batch_size if train.accumulate == 1 else train.batch_size // train.accumulate
+    parts = train.batch_size // train.accumulate
+    ways = {
+        f"train.accumulate={train.batch_size} (the same batch in smaller parts)": parts > 1,
+        "train.checkpointing=true": not train.checkpointing,
+        "train.precision=bf16": train.precision != "bf16",
+        f"data.image_size={max(preset.data.shape) // 2}": True,
+        "a smaller model.base_channels": True,
+        "another preset": True,
+    }
     return OutOfMemoryError(
-        f"out of device memory: {preset.name} at {size}, {parts} volumes at a time, {train.precision}",
-        hint=f"--set train.accumulate={train.batch_size} (the same batch in smaller parts), "
-        "--set train.checkpointing=true, or --set train.precision=bf16",
+        f"out of memory: {preset.name} at {size}, {parts} volume{'s' * (parts > 1)} at a time, {train.precision}",
+        why=reason,
+        hint="--set " + ", ".join([way for way, is_open in ways.items() if is_open][:3]),
     )

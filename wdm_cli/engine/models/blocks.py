@@ -58,9 +58,23 @@ def _group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     return torch.native_group_norm(x.float().contiguous(), weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
 
 
+class Conv3(nn.Conv3d):
+    """Conv3d that stays in float32 where oneDNN 3.12 (torch 2.13, CPU) goes wrong in bf16.
+
+    There the weight gradient of a 3×3×3 kernel on a grid with two planes is made of uninitialised memory. The
+    lowest level of the WavU-Net is such a grid.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] == 2 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
 def conv3(channels: int, out_channels: int, *, zero: bool = False) -> nn.Conv3d:
     """3×3×3 convolution that keeps the size; `zero` starts it at zero."""
-    conv = nn.Conv3d(channels, out_channels, 3, padding=1)
+    conv = Conv3(channels, out_channels, 3, padding=1)
     if zero:
         nn.init.zeros_(conv.weight)
         assert conv.bias is not None

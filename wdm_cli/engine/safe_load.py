@@ -1,0 +1,132 @@
+"""Files of tensors, written with errors that name the file, and read without trust.
+
+Nothing in a file can run code (`weights_only=True` without a fall-back) or swell in memory (entries must be
+stored as they are, tensors are mapped and their shapes known before anything is copied).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wdm_cli.engine.errors import CheckpointError
+from wdm_cli.engine.files import sha256_file
+
+State = dict[str, Tensor]
+
+
+def write_pt(temporary: Path, content: Mapping[str, Any]) -> None:
+    """torch.save whose failures are OSErrors: torch itself hides a full disk behind a RuntimeError."""
+    with temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
+def read_pt(path: Path, *, check_crc: bool) -> Mapping[str, Any]:
+    """What a `.pt` file maps names to; tensors stay on disk until they are used.
+
+    Args:
+        check_crc: compare every entry with its checksum, for files that have no sha256 to compare with.
+
+    Raises:
+        CheckpointError: it is something else, cut off or damaged, or it holds more than plain data.
+    """
+    _check_archive(path, check_crc)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors: {_first_line(error)}",
+            why="loading it would run code from the file, which wdm never does",
+        ) from error
+    except Exception as error:  # a hostile pickle can make the reader fail in any way
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not weights")
+    return content
+
+
+def _check_archive(path: Path, check_crc: bool) -> None:
+    """Refuse what is no PyTorch zip archive of stored entries."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+        if head.startswith(b"version https://git-lfs"):
+            raise CheckpointError(f"{path}: a git-lfs pointer, not the file itself", hint="run `git lfs pull`")
+        if not zipfile.is_zipfile(path):
+            kind = "a web page" if head.lstrip()[:1] == b"<" else "not a checkpoint, or cut off"
+            raise CheckpointError(
+                f"{path}: {kind} ({path.stat().st_size} bytes; no PyTorch zip archive)",
+                hint="download or copy it again",
+            )
+        with zipfile.ZipFile(path) as archive:
+            # torch stores tensors uncompressed; a compressed entry could swell to any size
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise CheckpointError(f"{path}: compressed entries, which no checkpoint has")
+            if check_crc and (damaged := archive.testzip()):
+                raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+
+
+def read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    """Tensors and metadata of a `.safetensors` file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged: {_first_line(error)}") from error
+
+
+def write_safetensors(temporary: Path, state: State, metadata: dict[str, str]) -> None:
+    """save_file whose failures are OSErrors."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(state, temporary, metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def is_state(value: object) -> bool:
+    """Whether a value from a file maps names to plain tensors of real numbers."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.is_floating_point()
+        for name, tensor in value.items()
+    )
+
+
+def checked_sha256(path: Path, manifest: Path) -> str:
+    """The file's sha256; refused if the manifest beside it names another."""
+    try:
+        digest = sha256_file(path)
+        expected = json.loads(manifest.read_bytes())["sha256"] if manifest.exists() else digest
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{manifest}: not a manifest") from error
+    if digest != expected:
+        raise CheckpointError(f"{path}: damaged, its sha256 is not the one in {manifest.name}")
+    return digest
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
