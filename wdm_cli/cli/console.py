@@ -130,11 +130,15 @@ class Progress:
         self._started = time.monotonic()
 
     def eta(self) -> str:
-        """Remaining time at the mean rate so far."""
+        """Remaining time at the mean rate so far, and for longer jobs when that will be."""
         made = self.done - self._first
         if not made:
             return "?"
-        return duration((time.monotonic() - self._started) / made * (self.total - self.done))
+        left = (time.monotonic() - self._started) / made * (self.total - self.done)
+        if left < 120:
+            return duration(left)
+        finish = time.localtime(time.time() + left)
+        return f"{duration(left)}, done {time.strftime('%H:%M' if left < 43200 else '%a %d %b %H:%M', finish)}"
 
     def _line(self, info: str) -> None:
         self._last_line = time.monotonic()
