@@ -7,8 +7,8 @@ import pytest
 import torch
 from golden.recipe import golden_state_dict, smooth_volume
 
-from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError, WdmError
-from wdm_cli.engine.metrics.extractor import infer_depth, load_extractor, load_own_network, read_medicalnet
+from wdm_cli.engine.errors import CheckpointError, ConfigError, OutOfMemoryError, ResourceError, WdmError
+from wdm_cli.engine.metrics.extractor import Extractor, infer_depth, load_extractor, load_own_network, read_medicalnet
 from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet
 
 HERE = Path(__file__).parent / "golden"
@@ -168,6 +168,16 @@ def test_own_network_from_a_function(tmp_path, monkeypatch):
     for source in ("my_own_net:other", "no_such_module:build", "no_such_file.pt"):
         with pytest.raises(ResourceError, match=source.split(":")[0]):
             load_own_network(source, device="cpu")
+
+
+def test_out_of_memory_says_what_to_change():
+    def full(volume):
+        raise torch.OutOfMemoryError("no more")
+
+    extractor = Extractor("full", "0" * 64, full, torch.device("cpu"))
+    with pytest.raises(OutOfMemoryError, match="8×8×8 voxels") as error:
+        extractor(torch.zeros(1, 1, 8, 8, 8))
+    assert "--precision bf16" in error.value.hint
 
 
 def test_missing_file_device_and_precision():

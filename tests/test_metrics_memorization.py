@@ -7,6 +7,7 @@ import torch
 
 from wdm_cli.engine import evaluate
 from wdm_cli.engine.data.phantom import phantom
+from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.metrics.extractor import Extractor
 from wdm_cli.engine.metrics.memorization import LOW, centred, distances, flipped, memorization
 from wdm_cli.engine.metrics.volumes import open_folder
@@ -85,6 +86,13 @@ def test_report_names_pairs_and_what_cannot_be_found(folders):
     assert "v001.nii.gz and v002.nii.gz: low-resolution distance 0, threshold" in " ".join(report.remarks)
     assert "no proof of privacy" in report.remarks[-1]
     assert report.protocol["held_out"]["n"] == 30
+
+
+def test_held_out_volumes_of_another_size_are_refused(folders, tmp_path):
+    train, _, fake = folders
+    small = write(tmp_path / "small", [head(1)[:16, :16, :16], head(2)[:16, :16, :16]])
+    with pytest.raises(DataError, match="16×16×16 voxels"):
+        evaluate.finish(evaluate.memorization(train, fake, small))
 
 
 def test_distance_is_one_minus_the_best_correlation_over_flips():

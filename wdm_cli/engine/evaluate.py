@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from wdm_cli.engine.errors import ConfigError
 from wdm_cli.engine.metrics import FID, METRICS, MSSSIM, PRDC
-from wdm_cli.engine.metrics.checks import check_fit, check_pair, copies, size_warnings, split_fitting
+from wdm_cli.engine.metrics.checks import check_alike, check_fit, check_pair, copies, size_warnings, split_fitting
 from wdm_cli.engine.metrics.metric import DEFAULTS, FeatureMetric, Metric, Options, Steps, VolumeMetric
 from wdm_cli.engine.metrics.msssim import fitting_scales
 from wdm_cli.engine.metrics.report import Report, Score
@@ -134,6 +134,8 @@ def memorization(
     from wdm_cli.engine.metrics import memorization as method
 
     check_pair(train, fake)
+    if held_out is not None:
+        check_alike(train, held_out)
     settings = settings or method.Memorization()
     found = yield from method.memorization(train, fake, held_out, extractor, options, settings)
     values = {"n_copies": float(found.n_copies), "n_mem": float(found.n_mem), "n_expected": found.expected}

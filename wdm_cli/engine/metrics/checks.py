@@ -17,10 +17,15 @@ def check_pair(real: Volumes, fake: Volumes) -> None:
             why="every distance would be 0",
             hint="give the folder of generated volumes as --fake",
         )
+    check_alike(real, fake)
+
+
+def check_alike(real: Volumes, fake: Volumes) -> None:
+    """Refuse folders of unlike shapes or intensity schemes."""
     if real.shape != fake.shape:
         raise DataError(
-            f"{fake.files[0]}: {'×'.join(map(str, fake.shape))} voxels, but the real volumes "
-            f"({real.files[0]}) have {'×'.join(map(str, real.shape))}",
+            f"{fake.files[0]}: {'×'.join(map(str, fake.shape))} voxels, but "
+            f"{real.files[0]} has {'×'.join(map(str, real.shape))}",
             why="an evaluation compares volumes of one shape",
             hint="for a raw data set give --preset NAME: its real volumes are then made as for training",
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wdm_cli.engine.device import choose_device
-from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
+from wdm_cli.engine.errors import CheckpointError, ConfigError, OutOfMemoryError, ResourceError
 from wdm_cli.engine.files import sha256_file
 from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet, folded, random_resnet
 
@@ -40,7 +40,14 @@ class Extractor:
     def __call__(self, volumes: Tensor) -> Tensor:
         volumes = volumes.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.network(volumes).float().cpu()
+            try:
+                return self.network(volumes).float().cpu()
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemoryError(
+                    f"{self.device} has too little memory for the features of {'×'.join(map(str, volumes.shape[2:]))} "
+                    "voxels",
+                    hint="--precision bf16 needs less, --device cpu has more, medicalnet_resnet10 is smaller",
+                ) from error
 
     def describe(self) -> dict[str, object]:
         """What of it belongs into a protocol stamp."""
