@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wdm_cli.engine.diffusion import Denoiser, Schedule
+    from wdm_cli.engine.samplers.sampler import Map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +32,7 @@ class DDIM(Sampler):
         super().__post_init__()
         require(0 <= self.eta <= 1, "eta", "must be between 0 and 1")
 
-    def run(
-        self,
-        denoise: Denoiser,
-        noise: Tensor,
-        schedule: Schedule,
-        clip: Callable[[Tensor], Tensor],
-        draw: Callable[[Tensor], Tensor],
-    ) -> Iterator[Tensor]:
+    def run(self, denoise: Denoiser, noise: Tensor, schedule: Schedule, clip: Map, draw: Map) -> Iterator[Tensor]:
         chain = respaced(schedule, self.steps, self.grid)
         now, then = chain.alpha_bar, chain.alpha_bar_prev
         # eq. 16: σ = η·√((1−ᾱ')/(1−ᾱ))·√(1−ᾱ/ᾱ'), which is 0 at the last step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wdm_cli.engine.diffusion import Denoiser, Schedule
+    from wdm_cli.engine.samplers.sampler import Map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +25,7 @@ class DDPM(Sampler):
     kind: Literal["ddpm"] = "ddpm"
     steps: int = 1000
 
-    def run(
-        self,
-        denoise: Denoiser,
-        noise: Tensor,
-        schedule: Schedule,
-        clip: Callable[[Tensor], Tensor],
-        draw: Callable[[Tensor], Tensor],
-    ) -> Iterator[Tensor]:
+    def run(self, denoise: Denoiser, noise: Tensor, schedule: Schedule, clip: Map, draw: Map) -> Iterator[Tensor]:
         chain = respaced(schedule, self.steps)
         of_x0, of_x_t = (c.tolist() for c in chain.posterior_mean_coefs)
         variance = chain.betas.clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wdm_cli.engine.diffusion import Denoiser, Schedule
+    from wdm_cli.engine.samplers.sampler import Map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +30,7 @@ class DPMSolverPP(Sampler):
     sde: bool = False
     grid: Literal["linear", "quadratic", "log-snr", "karras"] = "linear"
 
-    def run(
-        self,
-        denoise: Denoiser,
-        noise: Tensor,
-        schedule: Schedule,
-        clip: Callable[[Tensor], Tensor],
-        draw: Callable[[Tensor], Tensor],
-    ) -> Iterator[Tensor]:
+    def run(self, denoise: Denoiser, noise: Tensor, schedule: Schedule, clip: Map, draw: Map) -> Iterator[Tensor]:
         chain = respaced(schedule, self.steps, self.grid)
         alpha, sigma = chain.alpha_bar.sqrt().tolist(), (1 - chain.alpha_bar).sqrt().tolist()
         lam = (-chain.sigma.log()).tolist()

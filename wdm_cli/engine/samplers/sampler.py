@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from wdm_cli.engine.diffusion import Denoiser, Grid, Schedule
 
+    Map = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
@@ -26,14 +28,7 @@ class Sampler(ABC):
         require(self.steps >= 1, "steps", "must be at least 1")
 
     @abstractmethod
-    def run(
-        self,
-        denoise: Denoiser,
-        noise: Tensor,
-        schedule: Schedule,
-        clip: Callable[[Tensor], Tensor],
-        draw: Callable[[Tensor], Tensor],
-    ) -> Iterator[Tensor]:
+    def run(self, denoise: Denoiser, noise: Tensor, schedule: Schedule, clip: Map, draw: Map) -> Iterator[Tensor]:
         """Yield x_t after every step; the last one is the clean coeffs.
 
         Args:
@@ -45,7 +40,7 @@ class Sampler(ABC):
         """
 
 
-def predict(denoise: Denoiser, x_t: Tensor, chain: Schedule, i: int, clip: Callable[[Tensor], Tensor]) -> Tensor:
+def predict(denoise: Denoiser, x_t: Tensor, chain: Schedule, i: int, clip: Map) -> Tensor:
     """The clamped x0 at position i of the chain."""
     return clip(denoise(x_t, chain.timesteps[i].to(x_t.device).expand(x_t.shape[0])))
 
