@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import platform
+import resource
 import tempfile
 import time
 from datetime import date
@@ -115,19 +116,34 @@ def agreement(folder: Path, reference: np.ndarray, middle: np.ndarray) -> dict[s
     }
 
 
+def cpu_seconds() -> float:
+    """Spent so far by this process and those it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
 def workers(folder: Path, cases: int) -> dict[str, float]:
-    """Seconds for many cases of the same series with one worker and with two, start of the processes included."""
+    """Seconds for many cases of the same series with one worker and with two, start of the processes included.
+
+    Beside the ratio by the clock, which other programs on the machine spoil, stands the one that two idle cores
+    would give: CPU seconds of one worker by half of those of two.
+    """
     plan = plan_lidc(scan(folder), folder, Policy(), Target(size=SIZE))
     (job,) = plan.jobs
     series = [dataclasses.replace(job.series, case=f"case-{n}", source=f"{n}") for n in range(cases)]  # type: ignore
     plan = Plan([dataclasses.replace(job, series=item) for item in series], [], plan.protocol)  # type: ignore
-    seconds = {}
+    clock, cpu = {}, {}
     for count in (1, 2):
         with tempfile.TemporaryDirectory() as out:
-            started = time.perf_counter()
+            started, used = time.perf_counter(), cpu_seconds()
             assert all(entry.output for entry in run(plan, Path(out), workers=count))
-            seconds[f"{count}"] = time.perf_counter() - started
-    return {"one_worker_s": seconds["1"], "two_workers_s": seconds["2"], "ratio": seconds["1"] / seconds["2"]}
+            clock[count], cpu[count] = time.perf_counter() - started, cpu_seconds() - used
+    return {
+        "one_worker_s": clock[1],
+        "two_workers_s": clock[2],
+        "ratio": clock[1] / clock[2],
+        "ratio_by_cpu_seconds": 2 * cpu[1] / cpu[2],
+    }
 
 
 def measure(folder: Path, cases: int) -> dict[str, Any]:
