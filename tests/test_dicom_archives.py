@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
 import time
 from pathlib import Path
@@ -141,6 +143,26 @@ def test_codes_are_safe_and_differ(texts: list[str]) -> None:
     codes = [patient_code(text, "1.2.3") for text in texts]
     assert len(set(codes)) == len(texts)
     assert all(SAFE.fullmatch(code) for code in codes)
+
+
+def test_damaged_bytes_end_in_a_verdict(tmp_path: Path) -> None:
+    """Bytes of a good series changed at random, headers most of all: always a verdict, never another exception."""
+    chance = random.Random(0)
+    paths = write_series(tmp_path)
+    good = [path.read_bytes() for path in paths]
+    lenient = Policy(on_irregular="resample", on_duplicate="first", max_gap=1, tilt="resample")
+    for _ in range(60):
+        number = chance.randrange(len(paths))
+        data = bytearray(good[number])
+        for _ in range(chance.choice([1, 3, 20])):
+            data[chance.randrange(128, len(data) - 400)] = chance.randrange(256)
+        paths[number].write_bytes(data)
+        plan = planned(tmp_path, lenient)
+        assert sum(counts(plan).values()) == len(paths)
+        for job in plan.jobs:
+            with contextlib.suppress(DataError):
+                job.prepare()
+        paths[number].write_bytes(good[number])
 
 
 def test_equal_series_uids_of_two_patients_stay_apart(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import pydicom
 from pydicom.config import disable_value_validation
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 Vector = tuple[float, ...]
 DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
@@ -33,8 +33,8 @@ TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient"),
 ]
 PARSE_ERRORS = (
-    *(AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OverflowError),
-    *(RecursionError, RuntimeError, TypeError, ValueError, struct.error, InvalidDicomError),
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+    *(struct.error, BytesLengthException, InvalidDicomError),
 )
 """What pydicom is known to raise on damaged files."""
 
@@ -153,7 +153,7 @@ def _slice(path: Path, header: Any, syntax: str, rest: int) -> Slice | OtherFile
     series_uid = _text(header, "SeriesInstanceUID")
     sop_class = _text(header, "SOPClassUID")
     if not sop_class or not (modality or series_uid):
-        return OtherFile(path, "skipped", "its DICOM header is truncated: no SOPClassUID or SeriesInstanceUID")
+        return OtherFile(path, "skipped", "its DICOM header holds no SOPClassUID or no series (truncated?)")
     return Slice(
         path=path,
         patient=patient_code(_text(header, "PatientID"), _text(header, "StudyInstanceUID")),
