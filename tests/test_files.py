@@ -1,0 +1,169 @@
+"""Files appear whole or not at all, whatever call fails; names are safe."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import small, trainer
+
+from wdm_cli.engine import files
+from wdm_cli.engine.checkpoint import read, save
+from wdm_cli.engine.errors import ResourceError
+from wdm_cli.engine.files import atomic_publish, locked, require_space, safe_name, write_bytes, write_text
+
+
+class FailNth:
+    """Let the nth call of a function fail; count the calls."""
+
+    def __init__(self, true: Any, number: int, code: int, inside: Path) -> None:
+        self.true, self.left, self.code, self.inside = true, number, code, inside
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(args[0], int) and str(self.inside) not in str(args[0]):
+            return self.true(*args, **kwargs)  # somebody else's file
+        self.left -= 1
+        if self.left == 0:
+            raise OSError(self.code, os.strerror(self.code))
+        return self.true(*args, **kwargs)
+
+
+CALLS = {
+    "open": (Path, "open"),
+    "touch": (Path, "touch"),
+    "write": (Path, "write_bytes"),
+    "fsync": (os, "fsync"),
+    "replace": (Path, "replace"),
+    "mkdir": (Path, "mkdir"),
+}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", CALLS)
+def test_whichever_call_fails_the_previous_checkpoint_loads(call: str, code: int, tmp_path: Path) -> None:
+    """The nth call fails, n = 1, 2, … until a save passes; each failure names the path and leaves no temporary."""
+    path, state = tmp_path / "a.pt", trainer(small(model__dropout=0.0)).state()
+    save(path, state)
+    owner, name = CALLS[call]
+    failures = 0
+    for number in range(1, 20):
+        with pytest.MonkeyPatch.context() as patch:
+            spy = FailNth(getattr(owner, name), number, code, tmp_path)
+            patch.setattr(owner, name, lambda *args, _spy=spy, **kwargs: _spy(*args, **kwargs))
+            error = outcome(lambda: save(path, state))
+        if error is not None:
+            failures += 1
+            assert str(path) in error.what
+            assert error.exit_code == 5
+            assert ("no space left" in error.what and "MB free" in error.what) == (code == errno.ENOSPC)
+        assert read(path).step == 0
+        assert not list(tmp_path.rglob(files.PARTIAL))
+        if spy.left > 0:  # this save had fewer calls than that
+            break
+    assert 1 <= failures < 19
+
+
+def outcome(action: Any) -> ResourceError | None:
+    try:
+        action()
+    except ResourceError as error:
+        return error
+    return None
+
+
+def test_bytes_are_there_before_the_name(tmp_path: Path, monkeypatch: Any) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("replace"), replace(self, to))[1])
+    write_text(tmp_path / "a.txt", "x")
+    assert order == ["fsync", "replace", "fsync"]  # the file, its name, its folder
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+def test_an_error_in_the_body_leaves_what_was_there(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+
+    def write() -> None:
+        with atomic_publish(tmp_path / "a.txt") as temporary:
+            temporary.write_text("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_without_overwrite_the_first_wins(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with atomic_publish(tmp_path / "a.txt", overwrite=False) as temporary:
+            temporary.write_text(text)
+    assert (tmp_path / "a.txt").read_text() == "first"
+
+
+def test_the_temporary_keeps_the_suffixes(tmp_path: Path) -> None:
+    with atomic_publish(tmp_path / "a.nii.gz") as temporary:
+        assert temporary.name.endswith("-a.nii.gz")
+        assert not list(tmp_path.glob("*.nii.gz"))
+        temporary.write_bytes(b"x")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(ResourceError, match="Permission denied"):
+        write_text(tmp_path / "a.txt", "x")
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(ResourceError, match=r"cannot write .*a\.txt: Is a directory"):
+        write_text(tmp_path / "a.txt", "x")
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match=r"cannot write .*b\.txt"):
+        write_text(tmp_path / "file" / "b.txt", "x")
+    with pytest.raises(ResourceError, match="cannot write"), locked(tmp_path / "file"):
+        pass
+
+
+def test_space_is_asked_for_before(tmp_path: Path) -> None:
+    require_space(tmp_path / "not" / "yet", 1000)
+    with pytest.raises(ResourceError, match=r"needs [\d,]+ MB, [\d,]+ MB are free"):
+        require_space(tmp_path / "a", 2**60)
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_safe_names_are_safe_and_distinct(one: str, other: str) -> None:
+    first, second = safe_name(one), safe_name(other)
+    assert set(first) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    assert 1 <= len(first) <= 64
+    assert first[0] not in ".-"
+    assert (first == second) == (one == other)
+
+
+def test_a_long_write_is_not_torn_by_a_reader(tmp_path: Path) -> None:
+    """A reader sees the old or the new content, never less."""
+    path, seen = tmp_path / "a.bin", set()
+    write_bytes(path, b"a" * 10_000)
+    for content in (b"b" * 20_000, b"c" * 5_000):
+        with atomic_publish(path) as temporary, temporary.open("wb") as file:
+            for i in range(0, len(content), 1000):
+                file.write(content[i : i + 1000])
+                seen.add(path.read_bytes())
+        seen.add(path.read_bytes())
+    assert seen == {b"a" * 10_000, b"b" * 20_000, b"c" * 5_000}
