@@ -56,7 +56,7 @@ def test_mrnet(tmp_path: Path) -> None:
     assert (volume.array.min(), volume.array.max()) == (-1, 1)
 
 
-@pytest.mark.parametrize("kind", ["pickle", "flat", "complex", "cut", "empty", "constant"])
+@pytest.mark.parametrize("kind", ["pickle", "flat", "complex", "cut", "empty", "constant", "header"])
 def test_hostile_stacks(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "sagittal" / "0000.npy"
     path.parent.mkdir()
@@ -69,6 +69,8 @@ def test_hostile_stacks(tmp_path: Path, kind: str) -> None:
     np.save(path, wrong.get(kind, STACK), allow_pickle=True)
     if kind in ("cut", "empty"):
         path.write_bytes(path.read_bytes()[: 200 if kind == "cut" else 0])
+    if kind == "header":
+        path.write_bytes(path.read_bytes().replace(b"}", b"{"))
     with pytest.raises(DataError, match=r"0000\.npy"):
         MrNet().read(path)
 

@@ -25,6 +25,7 @@ KEYS = ("reconstruction_rss", "reconstruction_esc")
 RECON = re.compile(r"<reconSpace>(.*?)</reconSpace>", re.DOTALL)
 SIZES = r"<{0}>\s*<x>([\d.]+)</x>\s*<y>([\d.]+)</y>\s*<z>([\d.]+)</z>\s*</{0}>"
 MAX_HEADER = 2**20
+DAMAGED = (OSError, KeyError, MemoryError, RuntimeError, TypeError, ValueError)  # what h5py raises on damaged files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class FastMri(Dataset):
         try:
             with _h5py().File(path, "r") as file:
                 found = str(file.attrs.get("acquisition", "unknown"))
-        except OSError:
+        except DAMAGED:
             return path.stem, ""  # damaged: reading it says so, by name
         return (path.stem, "") if found == self.acquisition else ("", "other acquisition")
 
@@ -64,7 +65,7 @@ class FastMri(Dataset):
             with _h5py().File(path, "r") as file:
                 stack = np.asarray(_reconstruction(path, file)[()], np.float32)
                 spacing = _spacing(path, file)
-        except OSError as error:
+        except DAMAGED as error:
             raise DataError(f"{path}: is damaged, truncated or no HDF5 file") from error
         array = np.ascontiguousarray(stack.transpose(2, 1, 0))
         refuse_no_picture(path, array)

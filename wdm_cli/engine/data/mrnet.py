@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wdm_cli.engine.data.dataset import Dataset
@@ -51,7 +52,7 @@ class MrNet(Dataset):
             stack = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (ValueError, EOFError) as error:
+        except (EOFError, OverflowError, SyntaxError, TokenError, TypeError, ValueError) as error:
             raise DataError(f"{path}: is damaged or no .npy file of numbers") from error
         if stack.ndim != 3 or stack.dtype.kind not in "iuf" or min(stack.shape) < 2 or stack.size * 4 > MAX_BYTES:
             raise DataError(f"{path}: {times(stack.shape)} {stack.dtype} is no stack of slices")
