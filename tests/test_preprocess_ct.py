@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,6 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import scipy.interpolate
-import scipy.ndimage
 import SimpleITK
 from dicom_factory import PIXEL, SIDE, SLICES, STEP, phantom, set_hu, write_series
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -21,7 +18,6 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from wdm_cli.engine.dicom import Policy, scan
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.preprocess import Target, plan_lidc
-from wdm_cli.engine.preprocess.resample import Spline, axis_for, even, grid_affine, resample
 from wdm_cli.engine.preprocess.target import Prepared
 
 NATIVE = Target(size=None, spacing=None, intensity="fixed-window")
@@ -163,36 +159,6 @@ def test_compressed_pixels_that_end_early_are_refused(tmp_path: Path, monkeypatc
         prepared(tmp_path / "series")
 
 
-def test_a_spline_is_scipys() -> None:
-    rng = np.random.default_rng(0)
-    knots = np.cumsum(rng.uniform(0.5, 2, 40))
-    samples = rng.normal(size=(40, 3))
-    at = np.linspace(knots[0], knots[-1], 101)
-    oracle = scipy.interpolate.CubicSpline(knots, samples, bc_type="clamped")(at)
-    assert np.abs(Spline(knots).weights(at) @ samples - oracle).max() < 1e-5
-    shifted = scipy.ndimage.map_coordinates(samples[:, 0], [np.arange(0, 39, 0.3)], order=3, mode="mirror")
-    assert np.abs(Spline(even(40, 1.0)).weights(np.arange(0, 39, 0.3)) @ samples[:, 0] - shifted).max() < 1e-5
-
-
-def test_outside_the_samples_there_is_nothing() -> None:
-    weights = Spline(even(10, 2.0)).weights(np.array([-1.1, -1.0, 0.0, 18.0, 19.0, 19.1]))
-    assert np.allclose(weights.sum(axis=1), [0, 1, 1, 1, 1, 0], atol=1e-6)
-
-
-def test_resampling_a_volume_keeps_the_world() -> None:
-    """A volume that is linear in world coordinates stays so."""
-    affine = np.diag([2.0, 3.0, 4.0, 1.0])
-    affine[:3, 3] = (-7, 5, 11)
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in (40, 30, 25)), indexing="ij"), -1)
-    array = (index @ affine[:3, :3].T + affine[:3, 3]) @ (1.0, 10.0, 100.0)
-    axes = [axis_for(even(n, mm), 16, 2.5) for n, mm in zip(array.shape, (2.0, 3.0, 4.0), strict=True)]
-    new = grid_affine(affine, axes)
-    assert np.allclose(np.linalg.norm(new[:3, :3], axis=0), 2.5)
-    index = np.stack(np.meshgrid(*(np.arange(16),) * 3, indexing="ij"), -1)
-    wanted = (index @ new[:3, :3].T + new[:3, 3]) @ (1.0, 10.0, 100.0)
-    assert np.abs(resample(array.astype(np.float32), axes, 0.0) - wanted).max() < 0.5  # of 15,000
-
-
 def test_padding_is_air_before_interpolation(tmp_path: Path) -> None:
     """Outside the round field of view lie −2000 HU; a cubic spline must not carry them into the body."""
     body = np.full((SLICES, SIDE, SIDE), 40, np.int16)
@@ -271,34 +237,3 @@ def test_a_tilted_gantry_is_sheared_back(tmp_path: Path) -> None:
     ridge = -y[profile.argmax(axis=0)]
     assert np.abs(ridge - 10).max() <= 2.0
     assert np.ptp(centre) < 1.0
-
-
-MEMORY = """
-import resource, sys
-from pathlib import Path
-import numpy as np
-import wdm_cli.engine.preprocess.ct as ct
-from wdm_cli.engine.dicom import Policy, scan
-from wdm_cli.engine.errors import DataError
-from wdm_cli.engine.preprocess import Target, plan_lidc
-from wdm_cli.engine.preprocess.work import make
-rng = np.random.default_rng(0)
-plane = rng.integers(-1000, 1000, (512, 512)).astype(np.float32)
-ct.hounsfield = lambda item: (plane.copy(), None)
-sys.path.insert(0, sys.argv[1])
-from test_dicom_archives import header, FILES
-slices = [header(FILES[i], "LIDC-IDRI-0001", "1.2.3", 0.7, i * 0.6) for i in range(764)]
-(job,) = plan_lidc(slices, Path("/x"), Policy(), Target()).jobs
-entry = make(job, Path(sys.argv[2]))
-assert entry.verdict == "accepted", entry
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
-"""
-
-
-@pytest.mark.slow
-def test_the_largest_scan_of_lidc_fits_into_memory(tmp_path: Path) -> None:
-    """764 slices of 512² need at most 2.5 GB."""
-    command = [sys.executable, "-c", MEMORY, str(Path(__file__).parent), str(tmp_path)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
-    assert float(made.stdout) < 2.5
