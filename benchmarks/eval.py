@@ -125,11 +125,11 @@ def features(size: int, counts: list[int]) -> dict[str, Any]:
     """Features a volume: plain layers as the official network runs them, ours, and ours in bf16."""
     from wdm_cli.engine.metrics.extractor import load_extractor
     from wdm_cli.engine.metrics.fid import frechet_distance
-    from wdm_cli.engine.metrics.resnet import PointConv3d, random_resnet
+    from wdm_cli.engine.metrics.resnet import Conv3d, random_resnet
 
     plain = random_resnet(0).eval()
     for module in plain.modules():
-        if isinstance(module, PointConv3d):
+        if isinstance(module, Conv3d):
             module.__class__ = torch.nn.Conv3d
     ours, half = (load_extractor("random", device="cpu", precision=p) for p in ("float32", "bf16"))
     volume = smooth_volume(size, 0)[None, None]
