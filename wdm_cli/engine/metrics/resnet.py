@@ -16,7 +16,6 @@ BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)
 
 WIDTHS, STRIDES, DILATIONS = (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4)
 
-
 ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
@@ -27,8 +26,9 @@ class Conv3d(nn.Conv3d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
+        if not (x.is_cpu and ONEDNN) or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
+        assert not isinstance(self.padding, str)
         return torch.mkldnn_convolution(
             x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
         )
