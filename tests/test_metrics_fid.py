@@ -76,6 +76,6 @@ def test_a_thousand_by_2048_takes_half_a_second():
     rng = np.random.default_rng(7)
     a, b = rng.normal(size=(1000, 2048)), rng.normal(size=(1000, 2048))
     frechet_distance(a, b)
-    start = time.perf_counter()
+    start = time.process_time()  # the tests run on one thread
     frechet_distance(a, b)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 0.5

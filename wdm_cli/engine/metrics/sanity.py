@@ -73,8 +73,8 @@ def inspect(root: str | Path, intensity: Intensity | None = None) -> Steps[Sanit
     for done, path in enumerate(files, start=1):
         try:
             volume = read_nifti(path)
-            findings += [Finding(path, "suspicious", text) for text in oddities(scheme.to_unit(volume.array, path))]
             looks.append(look_at(path, volume))
+            findings += [Finding(path, "suspicious", text) for text in oddities(scheme.to_unit(volume.array, path))]
         except DataError as error:
             findings.append(Finding(path, "unusable", error.what.removeprefix(f"{path}: ")))
         yield Progress(f"looking at {root}", done, len(files))
