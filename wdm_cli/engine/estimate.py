@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from wdm_cli.engine.preset import Preset
 
 FLOAT = 4  # bytes
 TRANSIENT = 8  # working tensors of one full-size block: gradients, workspaces of the convolutions
-LIBRARIES = 300e6  # what Python and torch take by themselves
+LIBRARIES = 330e6  # what Python and torch take by themselves
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ def estimate(preset: Preset) -> Estimate:
     """Count what autograd would keep, by one step on the meta device: shapes only, no memory."""
     with torch.device("meta"):
         network = preset.model.build()
-    network.checkpointing = preset.train.checkpointing
     count = sum(p.numel() for p in network.parameters())
-    kept, largest = _saved_bytes(network, preset)
+    kept, largest, of_a_block = _saved_bytes(network, preset)
+    if preset.train.checkpointing:  # the inputs of all blocks, and one block at a time in full
+        network.checkpointing = True
+        kept = _saved_bytes(network, preset)[0] + of_a_block
     if preset.train.precision == "bf16":
         kept, largest = kept // 2, largest // 2
     parts = preset.train.batch_size // preset.train.accumulate
@@ -46,9 +49,10 @@ def estimate(preset: Preset) -> Estimate:
     return Estimate(count, parts * kept, peak, checkpoint, (preset.train.keep + 1) * checkpoint)
 
 
-def _saved_bytes(network: Network, preset: Preset) -> tuple[int, int]:
-    """Bytes of activations kept for the backward pass of one volume, and of the largest of them."""
+def _saved_bytes(network: Network, preset: Preset) -> tuple[int, int, int]:
+    """Bytes kept for the backward pass of one volume: all of them, the largest tensor's, the largest block's."""
     sizes: dict[int, int] = {}
+    blocks: list[int] = []
     alive: list[Tensor] = []
     own = {id(p) for p in network.parameters()}
 
@@ -59,13 +63,20 @@ def _saved_bytes(network: Network, preset: Preset) -> tuple[int, int]:
             alive.append(tensor)  # an address must not be used twice
         return tensor
 
+    def run(block: torch.nn.Module, *inputs: Tensor) -> Any:
+        before = sum(sizes.values())
+        output = type(network).run(network, block, *inputs)
+        blocks.append(sum(sizes.values()) - before)
+        return output
+
     diffusion = preset.diffusion
     schedule = make_schedule(diffusion.schedule, diffusion.steps)
     volume = torch.empty(1, 1, *preset.data.shape, device="meta")
     t = torch.zeros(1, dtype=torch.int64, device="meta")
+    network.run = run  # type: ignore[method-assign]
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         loss(network, volume, torch.empty_like(volume), t, schedule, diffusion.wavelet).mean()
-    return sum(sizes.values()), max(sizes.values(), default=0)
+    return sum(sizes.values()), max(sizes.values(), default=0), max(blocks, default=0)
 
 
 def available_memory(device: torch.device) -> int:

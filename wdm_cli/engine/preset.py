@@ -143,12 +143,12 @@ def table_class(table: str, kind: object = None) -> type[Any]:
     if kind is None:
         return classes[0]
     by_kind = {cls.kind: cls for cls in classes if hasattr(cls, "kind")}
-    if kind not in by_kind:
+    if not isinstance(kind, str) or kind not in by_kind:
         raise ConfigError(
             f"{table}.kind: unknown {kind!r}{did_you_mean(str(kind), by_kind)}",
             hint=f"choose one of: {', '.join(by_kind)}",
         )
-    return by_kind[str(kind)]
+    return by_kind[kind]
 
 
 def from_dict(values: dict[str, Any], origin: str = "preset") -> Preset:

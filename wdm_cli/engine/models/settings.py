@@ -27,10 +27,11 @@ class NetworkSettings(ABC):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.base_channels >= 2, "base_channels", "must be at least 2")
+        require(2 <= self.base_channels <= 4096, "base_channels", "must be at least 2 and at most 4096")
         require(self.base_channels % 2 == 0, "base_channels", "must be even (half sines, half cosines)")
         require(len(self.channel_multipliers) >= 1, "channel_multipliers", "needs at least one level")
-        require(min(self.channel_multipliers) >= 1, "channel_multipliers", "must all be 1 or more")
+        inside = all(1 <= m <= 64 for m in self.channel_multipliers)
+        require(inside, "channel_multipliers", "must all be from 1 to 64")
         require(self.res_blocks >= 1, "res_blocks", "must be at least 1")
         require(0 <= self.dropout < 1, "dropout", "must be at least 0 and below 1")
         require(self.groups >= 1, "groups", "must be at least 1")

@@ -1,0 +1,196 @@
+"""wdm train, the real command on phantoms: run folder, continuation, refusals, signals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import sets, start, wdm
+from small import SETS
+
+from wdm_cli.engine.checkpoint import read
+from wdm_cli.engine.data.phantom import write_phantoms
+
+TINY = sets(*SETS, "train.batch_size=2", "train.save_every=4", "train.preview_every=100", "train.log_every=2",
+            "sample.steps=3")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("heads")
+    write_phantoms(folder, 4, size=16)
+    return folder
+
+
+def train(heads: Path, out: Path, *more: Any) -> Any:
+    return wdm("train", "--preset", "tiny", "--data-dir", heads, "--out", out, "--workers", 1, *TINY, *more)
+
+
+def weights(out: Path) -> dict[str, str]:
+    """sha256 of the tensors of the newest checkpoint, by part."""
+    import hashlib
+
+    newest = sorted((out / "checkpoints").glob("*.pt"))[-1]
+    found = read(newest)
+    assert found.ema is not None
+    parts = {"model": found.weights, "ema": found.ema} | {
+        f"moment {i}": m for i, m in found.training["optimizer"]["state"].items()
+    }
+    return {
+        name: hashlib.sha256(b"".join(t.numpy().tobytes() for t in part.values())).hexdigest()
+        for name, part in parts.items()
+    }
+
+
+def test_a_run_folder_explains_itself(heads: Path, tmp_path: Path) -> None:
+    result = train(heads, tmp_path / "run", "--steps", 6, "--set", "train.preview_every=6")
+    assert result.code == 0, result.err
+    assert "data: 4 cases" in result.err
+    assert "finished at step 6; next: wdm sample" in result.err
+    run = tmp_path / "run"
+    about = json.loads((run / "run.json").read_text())
+    assert about["preset"]["train"]["steps"] == 6
+    assert about["sources"]["train.steps"] == "option"
+    assert about["sources"]["model.base_channels"] == "--set model.base_channels"
+    assert {"versions", "device", "argv", "started", "preset_sha256", "data", "commit"} <= about.keys()
+    assert tomllib.loads((run / "preset.toml").read_text()) == about["preset"]
+    with (run / "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "6"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        "step_0000004.pt", "step_0000004.pt.json", "step_0000006.pt", "step_0000006.pt.json",
+    ]  # fmt: skip
+    assert (run / "previews" / "step_0000006.png").stat().st_size > 500
+    assert not list(run.rglob(".partial"))
+
+
+def test_the_same_command_continues_bit_for_bit(heads: Path, tmp_path: Path) -> None:
+    train(heads, tmp_path / "straight", "--steps", 10)
+    train(heads, tmp_path / "cut", "--steps", 6)
+    result = train(heads, tmp_path / "cut", "--steps", 10)
+    assert f"continuing {tmp_path / 'cut'} from step 6" in result.err
+    assert weights(tmp_path / "cut") == weights(tmp_path / "straight")
+    again = train(heads, tmp_path / "cut", "--steps", 10)
+    assert again.code == 0
+    assert "finished at step 10" in again.err
+
+
+def test_inputs_are_left_alone(heads: Path, tmp_path: Path) -> None:
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in heads.rglob("*") if p.is_file()}
+    train(heads, tmp_path / "run", "--steps", 2)
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in heads.rglob("*") if p.is_file()} == before
+
+
+def test_a_changed_setting_ends_with_2_and_a_damaged_newest_is_passed_over(heads: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(heads, run, "--steps", 5)
+    changed = train(heads, run, "--steps", 9, "--set", "train.lr=0.5")
+    assert changed.code == 2
+    assert "train.lr: 0.001 in the run, 0.5 now" in changed.err
+    os.truncate(run / "checkpoints" / "step_0000005.pt", 1000)
+    fallen = train(heads, run, "--steps", 6)
+    assert fallen.code == 0
+    assert fallen.err.count("passed over") == 1
+    assert "from step 4" in fallen.err
+    for path in (run / "checkpoints").glob("*.pt"):
+        os.truncate(path, 1000)
+    broken = train(heads, run, "--steps", 9)
+    assert broken.code == 3
+    assert "none of its" in broken.err
+
+
+def test_missing_data_creates_nothing(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for data in (tmp_path / "data", tmp_path / "nowhere"):
+        result = train(data, tmp_path / "run", "--steps", 2)
+        assert result.code == 3
+        assert str(data) in result.err
+        assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_shows_and_writes_nothing(heads: Path, tmp_path: Path) -> None:
+    result = train(heads, tmp_path / "run", "--dry-run")
+    assert result.code == 0, result.err
+    rows = dict(line.split("\t", 1) for line in result.out.splitlines() if "\t" in line)
+    assert rows["cases"].startswith("4 in ")
+    assert int(rows["parameters"].replace(",", "")) > 10_000
+    assert "s on cpu" in rows["time per step"]
+    assert "steps at that speed" in rows["all steps"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_listeners(heads: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    result = train(heads, tmp_path / "run", "--steps", 4, "--log", "tb")
+    assert result.code == 0, result.err
+    assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
+    unknown = train(heads, tmp_path / "other", "--steps", 4, "--log", "csv")
+    assert unknown.code == 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_ten_bad_steps_end_with_7_and_the_last_checkpoint_is_sound(
+    heads: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from wdm_cli.engine import train as train_module
+
+    true, count = train_module.loss, iter(range(1000))
+    monkeypatch.setattr(train_module, "loss", lambda *a: true(*a) * (1.0 if next(count) < 4 else float("nan")))
+    result = train(heads, tmp_path / "run", "--steps", 30)
+    assert result.code == 7
+    assert result.err.count("non-finite values, skipped (cases: phantom_") == 9
+    assert "10 steps in a row" in result.err
+    found = read(tmp_path / "run" / "checkpoints" / "step_0000012.pt")
+    assert all(t.isfinite().all() for t in found.weights.values())
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        assert [int(row["skipped"]) for row in csv.DictReader(file)][:3] == [0, 0, 2]
+
+
+def test_too_little_memory_ends_with_6(heads: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from wdm_cli.engine import train as train_module
+
+    def fail(*args: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(train_module, "loss", fail)
+    result = train(heads, tmp_path / "run", "--steps", 2)
+    assert result.code == 6
+    assert result.err.count("train.") >= 3
+    assert "Traceback" not in result.err
+
+
+def test_a_time_limit_ends_with_75(heads: Path, tmp_path: Path) -> None:
+    result = train(heads, tmp_path / "run", "--steps", 100_000, "--max-hours", 0.001)
+    assert result.code == 75
+    assert "stopped by time limit at step" in result.err
+    assert "the checkpoint is saved" in result.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_ends_with_75_and_the_next_run_is_exact(number: signal.Signals, heads: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(
+        "train", "--preset", "tiny", "--data-dir", heads, "--out", run, "--workers", 1, *TINY, "--steps", 100_000
+    )
+    while not (run / "checkpoints").is_dir() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    asked = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    seconds = time.monotonic() - asked
+    assert process.returncode == 75, err
+    assert f"{number.name}: stopping after this step" in err
+    assert seconds < 10  # 2 s on an idle machine
+    step = read(sorted((run / "checkpoints").glob("*.pt"))[-1]).step
+    assert step
+    assert f"at step {step:,}" in err
+    train(heads, run, "--steps", step + 2)
+    train(heads, tmp_path / "straight", "--steps", step + 2)
+    assert weights(run) == weights(tmp_path / "straight")

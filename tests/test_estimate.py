@@ -1,0 +1,79 @@
+"""The memory that --dry-run announces, against the memory that a step takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from small import small
+
+from wdm_cli.engine.checkpoint import save
+from wdm_cli.engine.estimate import available_memory, estimate
+from wdm_cli.engine.preset import from_dict
+from wdm_cli.engine.train import Trainer
+
+STEP = """
+import json, resource, sys
+import numpy as np, torch
+from wdm_cli.engine.preset import from_dict
+from wdm_cli.engine.train import Trainer
+class Noise:
+    names, affine = ("a", "b"), np.eye(4)
+    def __len__(self): return 2
+    def __getitem__(self, i): return np.random.default_rng(i).uniform(-1, 1, preset.data.shape).astype(np.float32)
+preset = from_dict(json.loads(sys.argv[1]))
+torch.set_num_threads(1)
+steps = Trainer(preset, Noise(), torch.device("cpu")).run()
+next(steps), next(steps), steps.close()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def tables(kind: str = "unet", **train: Any) -> dict[str, Any]:
+    return {
+        "name": "x",
+        "model": {"kind": kind, "base_channels": 32, "channel_multipliers": [1, 2, 2], "res_blocks": 2, "groups": 8},
+        "data": {"kind": "nifti", "image_size": 64},
+        "train": {"batch_size": 2, **train},
+    }
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("kind", ["unet", pytest.param("wavunet", marks=SLOW)])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, *(pytest.param(c, marks=SLOW) for c in ({"checkpointing": True}, {"accumulate": 2}, {"precision": "bf16"}))],
+    ids=str,
+)
+def test_the_estimate_is_within_15_percent_of_a_real_step(kind: str, changes: dict[str, Any]) -> None:
+    settings = tables(kind, **changes)
+    # without this glibc keeps freed tensors, and the process is larger than what it uses
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    child = [sys.executable, "-c", STEP, json.dumps(settings)]
+    measured = int(subprocess.run(child, capture_output=True, check=True, env=environment).stdout)
+    assert estimate(from_dict(settings)).training == pytest.approx(measured, rel=0.15)
+
+
+def test_settings_that_save_memory_save_memory() -> None:
+    plain = estimate(from_dict(tables()))
+    for changes in ({"checkpointing": True}, {"accumulate": 2}, {"precision": "bf16"}):
+        assert estimate(from_dict(tables(**changes))).training < 0.8 * plain.training, changes
+    assert plain.parameters == sum(p.numel() for p in from_dict(tables()).model.build().parameters())
+
+
+def test_the_size_of_a_checkpoint(tmp_path: Any) -> None:
+    from small import HEADS
+
+    preset = small(model__base_channels=32)
+    trained = Trainer(preset, HEADS, torch.device("cpu"))
+    next(trained.run())
+    save(tmp_path / "a.pt", trained.state())
+    assert estimate(preset).checkpoint == pytest.approx((tmp_path / "a.pt").stat().st_size, rel=0.1)
+    assert available_memory(torch.device("cpu")) > 1e8
