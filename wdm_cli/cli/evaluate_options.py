@@ -30,6 +30,6 @@ NeighbourOption = Annotated[int, typer.Option("--k", min=1, help="Which nearest 
 QuickOption = Annotated[bool, typer.Option("--quick", help="Leave out the real-vs-real floor and intervals.")]
 HeldOutOption = Annotated[
     Path | None,
-    typer.Option("--held-out", help="Real volumes not trained on: a folder, or a text file naming files of --real."),
+    typer.Option("--held-out", help="Real volumes not trained on: a folder, split.json or a list of files of --real."),
 ]
 PictureOption = Annotated[Path | None, typer.Option("--picture", help="Draw the closest pairs to this PNG file.")]
