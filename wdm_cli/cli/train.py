@@ -183,7 +183,7 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
             if record.step % settings.log_every == 0:
                 for tracker in trackers:
                     tracker.add(record.step, scalars(record))
-            if record.step % settings.preview_every == 0 or record.step == settings.steps:
+            if record.step % settings.preview_every == 0:
                 write_preview(trainer, run)
 
 

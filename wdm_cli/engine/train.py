@@ -70,7 +70,7 @@ class Trainer:
             self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.network.checkpointing = settings.checkpointing
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+            self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         diffusion = preset.diffusion
         self.schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.beta_start, diffusion.beta_end)
