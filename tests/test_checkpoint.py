@@ -273,3 +273,15 @@ def test_a_full_disk_is_known_before_and_named_after(tmp_path: Path, monkeypatch
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt"]
     assert (tmp_path / "a.pt").read_bytes() == whole
     read(tmp_path / "a.pt")
+
+
+def test_torch_hides_a_full_disk_and_we_do_not(tmp_path: Path, monkeypatch: Any) -> None:
+    def fail(*args: Any) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(ResourceError, match="no space left"):
+        save(tmp_path / "a.pt", trainer().state())

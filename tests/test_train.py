@@ -240,6 +240,18 @@ def test_every_epoch_has_every_case_once_and_its_own_order() -> None:
     assert len(set(orders)) > 1
 
 
+def test_every_step_and_every_place_in_the_batch_draws_anew() -> None:
+    trained, drawn = trainer(), []
+    for trained.step in range(20):
+        t, noise = trained._draw(range(2), torch.Size([8, 8, 8]))
+        drawn += [(int(t[row]), noise[row].flatten().tolist()) for row in range(2)]
+    assert len({tuple(noise) for _, noise in drawn}) == 40
+    assert len({t for t, _ in drawn}) > 30
+    every = torch.tensor([noise for _, noise in drawn])
+    assert every.mean().abs() < 0.03
+    assert abs(every.std() - 1) < 0.03
+
+
 def test_seeds_of_neighbours_are_unrelated() -> None:
     seeds = {derived_seed(s, t, r, *d) for s in range(4) for t in range(20) for r in range(4) for d in ((), (1,))}
     assert len(seeds) == 4 * 20 * 4 * 2

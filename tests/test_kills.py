@@ -1,0 +1,318 @@
+"""Processes that are killed, stopped, starved of disk or shut out, in the middle of real work.
+
+Children are forked, so that each begins its work at once and a kill meets the work and not the imports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import random
+import resource
+import shutil
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from small import Heads, digest, small
+
+from wdm_cli.cli import console
+from wdm_cli.cli import sample as sample_command
+from wdm_cli.cli import train as train_command
+from wdm_cli.config import Resolved
+from wdm_cli.engine import checkpoint as checkpoints
+from wdm_cli.engine.checkpoint import read
+from wdm_cli.engine.data.phantom import write_phantoms
+from wdm_cli.engine.run import checkpoint_files, latest_checkpoint
+from wdm_cli.engine.run import train as run_train
+from wdm_cli.engine.train import Trainer
+
+CPU = torch.device("cpu")
+SCALE = [pytest.param(30, id="30"), pytest.param(100, id="100", marks=pytest.mark.slow)]
+
+
+class Child:
+    """A forked process that does `work` and ends with the exit code the command line would give."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads; there are none
+            self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
+                    try:
+                        console.run(work)
+                        code = 0
+                    except SystemExit as stop:
+                        code = int(stop.code or 0)
+                if code not in (0, 75):
+                    Path(os.environ["CHILD_LOG"]).write_text(said.getvalue())
+            finally:
+                os._exit(code)
+
+    def wait(self) -> int:
+        """Exit code, or minus the signal that killed it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def after(self, seconds: float, number: signal.Signals) -> int:
+        time.sleep(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+        return self.wait()
+
+
+@pytest.fixture(autouse=True)
+def log(tmp_path: Path, monkeypatch: Any) -> Path:
+    monkeypatch.setenv("CHILD_LOG", str(tmp_path / "child.log"))
+    return tmp_path / "child.log"
+
+
+def run_of(steps: int) -> Any:
+    return small(train__steps=steps, train__save_every=2)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """The state after an undisturbed run, by its steps."""
+    found = {}
+    for steps in (60, 150):
+        trained = Trainer(run_of(steps), Heads(), CPU)
+        for _ in trained.run():
+            pass
+        found[steps] = digest(trained)
+    return found
+
+
+def final_state(run: Path, steps: int) -> str:
+    trained = Trainer(run_of(steps), Heads(), CPU)
+    trained.restore(latest_checkpoint(run)[0])
+    assert trained.step == steps
+    return digest(trained)
+
+
+@pytest.mark.parametrize("kills", SCALE)
+def test_training_survives_kill_9(kills: int, straight: dict[int, str], tmp_path: Path, log: Path) -> None:
+    """Whatever is under a final name can be read, no saved step is lost, and the end is the undisturbed run's."""
+    steps, draw, killed, newest = (60 if kills == 30 else 150), random.Random(1), 0, 0
+    while killed < 400:
+        child = Child(lambda: list(run_train(Trainer(run_of(steps), Heads(), CPU), tmp_path / "run")))
+        # mostly in the middle of the first saves; sometimes later, lest it never end
+        code = child.after(draw.uniform(0.03, 0.16) if killed < kills else 5, signal.SIGKILL)
+        files = checkpoint_files(tmp_path / "run")
+        assert all(read(path).step == step for step, path in files.items())
+        assert max(files, default=0) >= newest
+        newest = max(files, default=0)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, log.read_text()
+        killed += 1
+    assert killed >= kills * 2 // 3
+    assert final_state(tmp_path / "run", steps) == straight[steps]
+    assert not list(tmp_path.rglob(".partial"))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("sample_*.nii.gz"))}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("model")
+    list(run_train(Trainer(small(train__steps=2, sample__steps=3), Heads(), CPU), run))
+    return run
+
+
+def fill(model: Path, out: Path, number: int) -> None:
+    source, _ = latest_checkpoint(model)
+    assert source.preset is not None
+    sample_command.sample_into(out, source, source.preset, number, seed=0, batch_size=1, ema=True, precision="float32",
+                               device=CPU)  # fmt: skip
+
+
+@pytest.mark.parametrize("kills", SCALE)
+def test_sampling_by_three_processes_survives_kill_9(kills: int, model: Path, tmp_path: Path, log: Path) -> None:
+    """The files of one serial run: none twice, none rewritten, none unreadable at any moment."""
+    number, out, draw, killed = kills * 4, tmp_path / "s", random.Random(2), 0
+    fill(model, tmp_path / "serial", number)
+    expected = hashes(tmp_path / "serial")
+    seen: dict[str, tuple[int, int]] = {}
+    children = [Child(lambda: fill(model, out, number)) for _ in range(3)]
+    while killed < kills:
+        code = children.pop(draw.randrange(3)).after(draw.uniform(0.01, 0.08), signal.SIGKILL)
+        assert code in (0, -signal.SIGKILL), log.read_text()
+        killed += code < 0
+        there = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in out.glob("sample_*.nii.gz")}
+        assert there.items() >= seen.items()
+        for name in there.keys() - seen.keys():
+            np.asarray(nib.load(out / name).dataobj)
+        seen = there
+        if len(seen) == number:
+            break
+        children.append(Child(lambda: fill(model, out, number)))
+    assert [child.wait() for child in children] == [0] * len(children)
+    fill(model, out, number)  # the rest, if all were killed at the end
+    assert killed >= kills * 2 // 3
+    assert hashes(out) == expected
+    assert len((out / "samples.csv").read_text().splitlines()) == number + 1
+    assert not (out / ".partial").exists()
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("heads")
+    write_phantoms(folder, 3, size=8)
+    return folder
+
+
+def train_on(heads: Path, run: Path, steps: int) -> None:
+    preset = small(train__steps=steps, train__save_every=2, data__dir=str(heads))
+    train_command.run_training(Resolved(preset, {}), run, CPU, workers=1)
+
+
+@pytest.mark.parametrize("where", ["anywhere", "inside a save"])
+def test_signals_at_any_moment_stop_with_75_and_lose_nothing(
+    where: str, heads: Path, tmp_path: Path, log: Path, monkeypatch: Any
+) -> None:
+    """Ten signals on one run; each life ends with a checkpoint of its last step, the last one with the same state."""
+    draw, steps, stops, newest = random.Random(3), 60, 0, 0
+    ready, saving = os.pipe()
+    true_save = checkpoints.write_pt
+
+    def save(*args: Any) -> None:
+        os.write(saving, b"x")
+        true_save(*args)
+
+    monkeypatch.setattr(checkpoints, "write_pt", save)
+    train_on(heads, tmp_path / "straight", steps)
+    monkeypatch.setattr(train_command, "write_preview", lambda *args: None)
+    while True:
+        _drain(ready)
+        child = Child(lambda: train_on(heads, tmp_path / "run", steps))
+        os.read(ready, 1)
+        number = draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+        code = child.after(draw.uniform(0, 0.1) if where == "anywhere" else 0.0, number) if stops < 10 else child.wait()
+        files = checkpoint_files(tmp_path / "run")
+        assert max(files) > newest
+        assert read(files[max(files)]).step == max(files)
+        newest = max(files)
+        if code == 0:
+            break
+        assert code == 75, log.read_text()
+        stops += 1
+    os.close(ready)
+    os.close(saving)
+    assert stops >= 8
+    states = []
+    for name in ("run", "straight"):
+        trained = Trainer(small(train__steps=steps), Cases(heads), CPU)
+        trained.restore(latest_checkpoint(tmp_path / name)[0])
+        states.append(digest(trained))
+    assert states[0] == states[1]
+
+
+class Cases(Heads):
+    """Stands for the phantoms on disk, by their names."""
+
+    def __init__(self, heads: Path) -> None:
+        super().__init__()
+        self.names = tuple(f"phantom_{i:04d}" for i in range(3))  # type: ignore[assignment]
+
+
+def _drain(descriptor: int) -> None:
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.read(descriptor, 1024):
+            pass
+    os.set_blocking(descriptor, True)
+
+
+def limited(work: Callable[[], object], most: int) -> Callable[[], object]:
+    """The same work where no file can grow beyond `most` bytes."""
+
+    def inside() -> object:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        return work()
+
+    return inside
+
+
+def test_a_disk_that_fills_up_in_training(heads: Path, tmp_path: Path, log: Path) -> None:
+    train_on(heads, tmp_path / "run", 4)
+    before = {p: p.read_bytes() for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert Child(limited(lambda: train_on(heads, tmp_path / "run", 9), 100_000)).wait() == 5
+    assert "step_0000006.pt: no space left (" in log.read_text()
+    assert {p: p.read_bytes() for p in (tmp_path / "run" / "checkpoints").iterdir()} == before
+    assert Child(lambda: train_on(heads, tmp_path / "run", 6)).wait() == 0
+
+
+def test_a_disk_that_fills_up_in_sampling(model: Path, tmp_path: Path, log: Path) -> None:
+    assert Child(limited(lambda: fill(model, tmp_path / "s", 2), 1000)).wait() == 5
+    assert "run.json: no space left" in log.read_text()
+    fill(model, tmp_path / "s", 1)
+    whole = hashes(tmp_path / "s")
+    size = (tmp_path / "s" / "run.json").stat().st_size
+    shutil.rmtree(tmp_path / "s")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nib.Nifti1Image, "to_filename", _too_large)
+        assert Child(limited(lambda: fill(model, tmp_path / "s", 1), size + 500)).wait() == 5
+    assert "sample_000000.nii.gz: no space left" in log.read_text()
+    assert not list(tmp_path.rglob("sample_*"))
+    assert Child(lambda: fill(model, tmp_path / "s", 1)).wait() == 0
+    assert hashes(tmp_path / "s") == whole
+
+
+def _too_large(image: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+    with Path(file).open("wb") as out:
+        out.write(b"x" * 100_000)
+
+
+@pytest.fixture
+def locked_out() -> Iterator[Path]:
+    """A folder that nobody may write to, in one that everybody may read."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    (folder / "out").mkdir(mode=0o555)
+    (folder / "log").mkdir()
+    (folder / "log").chmod(0o777)
+    yield folder
+    (folder / "out").chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def as_nobody(work: Callable[[], object]) -> Callable[[], object]:
+    """Root may write anywhere."""
+
+    def inside() -> object:
+        if os.geteuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        return work()
+
+    return inside
+
+
+def test_a_read_only_output_is_found_before_any_work(locked_out: Path, model: Path, monkeypatch: Any) -> None:
+    write_phantoms(locked_out / "heads", 3, size=8)
+    monkeypatch.setenv("CHILD_LOG", str(locked_out / "log" / "child.log"))
+    monkeypatch.setattr(train_command, "open_volumes", lambda *args: pytest.fail("the work has begun"))
+    assert Child(as_nobody(lambda: train_on(locked_out / "heads", locked_out / "out" / "run", 2))).wait() == 5
+    assert "Permission denied" in (locked_out / "log" / "child.log").read_text()
+    source, _ = latest_checkpoint(model)
+
+    def sample() -> None:
+        sample_command.sample_into(locked_out / "out", source, source.preset, 1, seed=0, batch_size=1, ema=True,
+                                   precision="float32", device=CPU)  # fmt: skip
+
+    assert Child(as_nobody(sample)).wait() == 5
