@@ -34,14 +34,15 @@ def wdm(*arguments: Any) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
-def start(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
-    """`wdm ARGUMENTS` as a process of its own."""
+def start(*arguments: Any, group: bool = False) -> subprocess.Popen[str]:
+    """`wdm ARGUMENTS` as a process of its own, or as the leader of a group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "wdm_cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=group,
     )
 
 

@@ -172,7 +172,35 @@ def test_a_time_limit_ends_with_75(heads: Path, tmp_path: Path) -> None:
     assert "the checkpoint is saved" in result.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
+def test_a_signal_to_the_whole_group_while_workers_fill_the_cache(
+    number: signal.Signals, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """As a cluster sends it: to the command and its workers."""
+    write_phantoms(tmp_path / "data", 24, size=96)
+    monkeypatch.setenv("WDM_CACHE_DIR", str(tmp_path / "cache"))
+    process = start(
+        "train",
+        "--preset",
+        "tiny",
+        "--data-dir",
+        tmp_path / "data",
+        "--out",
+        tmp_path / "run",
+        "--workers",
+        2,
+        group=True,
+    )
+    while not list(tmp_path.glob("cache/volumes/*.npy")) and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "stopped before the first step" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM])  # the others in test_kills.py
 def test_a_signal_ends_with_75_and_the_next_run_is_exact(number: signal.Signals, heads: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(

@@ -109,13 +109,6 @@ def test_an_error_in_the_body_leaves_what_was_there(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_without_overwrite_the_first_wins(tmp_path: Path) -> None:
-    for text in ("first", "second"):
-        with atomic_publish(tmp_path / "a.txt", overwrite=False) as temporary:
-            temporary.write_text(text)
-    assert (tmp_path / "a.txt").read_text() == "first"
-
-
 def test_the_temporary_keeps_the_suffixes(tmp_path: Path) -> None:
     with atomic_publish(tmp_path / "a.nii.gz") as temporary:
         assert temporary.name.endswith("-a.nii.gz")

@@ -35,7 +35,9 @@ def sample(
     preset: Annotated[
         str | None, typer.Option("--preset", help="The network of an official .pt file, e.g. ours_unet_128.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="ddpm, ddim or dpm++; default: the model's own.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="ddpm, ddim or dpm++; default: the model's own.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps; default: the model's own.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32, help="Sample i depends on seed + i alone.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Volumes made at a time.")] = 1,

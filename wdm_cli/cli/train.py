@@ -91,18 +91,24 @@ def open_volumes(
 ) -> VolumeCache:
     """Cases as training volumes, cached where they are not yet; raises Stopped when `should_stop` says so."""
     from wdm_cli.engine.data.cache import VolumeCache
-    from wdm_cli.engine.errors import Stopped
+    from wdm_cli.engine.errors import ResourceError, Stopped
 
     data = resolved.preset.data
     volumes = VolumeCache(data, inventory, cache_folder() / "volumes")
     warnings = []
     with console.Progress("caching", len(inventory.cases)) as progress:
-        for record in volumes.build(workers):
-            progress.update(record.done, record.name)
-            if record.warning:
-                warnings.append(f"{record.name}: {record.warning}")
-            if should_stop():
-                raise Stopped("stopped before the first step", hint="run the same command again to continue")
+        try:
+            for record in volumes.build(workers):
+                progress.update(record.done, record.name)
+                if record.warning:
+                    warnings.append(f"{record.name}: {record.warning}")
+                if should_stop():
+                    break
+        except ResourceError:  # a signal to the whole group ends the workers too
+            if not should_stop():
+                raise
+    if should_stop():
+        raise Stopped("stopped before the first step", hint="run the same command again to continue")
     for text in warnings[:MOST_WARNINGS]:
         console.warn(text)
     if len(warnings) > MOST_WARNINGS:

@@ -24,15 +24,11 @@ PARTIAL = ".partial"
 
 
 @contextlib.contextmanager
-def atomic_publish(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+def atomic_publish(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it becomes `path`, on any error it vanishes.
 
     The temporary keeps the suffixes of `path` (writers choose formats by them) and lies in a folder of
     its own, because patterns such as *.nii.gz would also find dot-files.
-
-    Args:
-        overwrite: if False an existing `path` wins and the new file is dropped silently, which makes
-            concurrent writers of the same content harmless.
 
     Raises:
         ResourceError: the file system refused, with the path and, for a full disk, the free bytes.
@@ -44,12 +40,7 @@ def atomic_publish(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        if overwrite:
-            temporary.replace(path)
-        else:
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
-            temporary.unlink()
+        temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise write_error(path, error) from error

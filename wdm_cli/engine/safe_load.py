@@ -20,6 +20,7 @@ from wdm_cli.engine.errors import CheckpointError
 from wdm_cli.engine.files import sha256_file
 
 State = dict[str, Tensor]
+PICKLE = b"\x80\x02"  # how a pickle of protocol 2 begins
 
 
 def write_pt(temporary: Path, content: Mapping[str, Any]) -> None:
@@ -33,18 +34,19 @@ def write_pt(temporary: Path, content: Mapping[str, Any]) -> None:
             raise
 
 
-def read_pt(path: Path, *, check_crc: bool) -> Mapping[str, Any]:
+def read_pt(path: Path, *, check_crc: bool, legacy: bool = False) -> Mapping[str, Any]:
     """What a `.pt` file maps names to; tensors stay on disk until they are used.
 
     Args:
         check_crc: compare every entry with its checksum, for files that have no sha256 to compare with.
+        legacy: also take what PyTorch wrote before 1.6 (as MedicalNet was released): a bare pickle, read whole.
 
     Raises:
         CheckpointError: it is something else, cut off or damaged, or it holds more than plain data.
     """
-    _check_archive(path, check_crc)
+    zipped = _check_archive(path, check_crc, legacy)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds more than tensors: {_first_line(error)}",
@@ -57,14 +59,16 @@ def read_pt(path: Path, *, check_crc: bool) -> Mapping[str, Any]:
     return content
 
 
-def _check_archive(path: Path, check_crc: bool) -> None:
-    """Refuse what is no PyTorch zip archive of stored entries."""
+def _check_archive(path: Path, check_crc: bool, legacy: bool) -> bool:
+    """Refuse what is no PyTorch zip archive of stored entries; False for a bare pickle, where that is allowed."""
     try:
         with path.open("rb") as file:
             head = file.read(64)
         if head.startswith(b"version https://git-lfs"):
             raise CheckpointError(f"{path}: a git-lfs pointer, not the file itself", hint="run `git lfs pull`")
         if not zipfile.is_zipfile(path):
+            if legacy and head.startswith(PICKLE):
+                return False
             kind = "a web page" if head.lstrip()[:1] == b"<" else "not a checkpoint, or cut off"
             raise CheckpointError(
                 f"{path}: {kind} ({path.stat().st_size} bytes; no PyTorch zip archive)",
@@ -76,7 +80,10 @@ def _check_archive(path: Path, check_crc: bool) -> None:
                 raise CheckpointError(f"{path}: compressed entries, which no checkpoint has")
             if check_crc and (damaged := archive.testzip()):
                 raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+            return True
+    except CheckpointError:
+        raise
+    except Exception as error:  # nor does zipfile promise how it fails
         raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
 
 

@@ -56,8 +56,9 @@ def _guarded(function: Callable[[Job], Result], job: Job) -> Result | DataError:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which stops the workers; end at once when the parent was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and SIGUSR1 to the parent, which stops the workers; end at once when the parent was killed."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
