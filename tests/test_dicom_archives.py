@@ -29,7 +29,7 @@ def planned(folder: Path, policy: Policy | None = None) -> Plan:
 
 def counts(plan: Plan) -> dict[str, int]:
     """Files by verdict, planned cases counted as accepted."""
-    jobs = [Entry(job.case, "accepted", job.source, job.files) for job in plan.jobs]
+    jobs = [Entry(job.case, "accepted", job.source, len(job.files)) for job in plan.jobs]
     return {verdict: files for verdict, (_, files) in tally([*plan.settled, *jobs]).items()}
 
 

@@ -27,7 +27,7 @@ def outcome(folder: Path, policy: Policy) -> list[Entry]:
     plan: Plan = plan_lidc(scan(folder), folder, policy, TARGET)
     entries = list(plan.settled)
     for job in plan.jobs:
-        common: dict[str, Any] = {"case": job.case, "source": job.source, "files": job.files}
+        common: dict[str, Any] = {"case": job.case, "source": job.source, "files": len(job.files)}
         try:
             repairs = (*job.repairs, *job.prepare().repairs)
             entries.append(Entry(**common, verdict="repaired" if repairs else "accepted", repairs=repairs))

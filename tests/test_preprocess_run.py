@@ -115,6 +115,24 @@ def test_a_damaged_or_missing_output_is_made_again(archive: Path, once: tuple[Pa
     assert volumes(out) == before
 
 
+def test_changed_files_are_made_again_or_their_volume_is_withdrawn(tmp_path: Path) -> None:
+    archive, out = tmp_path / "in", tmp_path / "out"
+    write_series(archive / "a", name="a")
+    paths = write_series(archive / "b", name="b", patient="LIDC-IDRI-0002")
+    list(run(planned(archive), out))
+    first = volumes(out)
+    later = time.time_ns() + 10**9
+    for number, path in enumerate(paths):  # the same files with other values, as a corrected download has
+        write(dataset(phantom()[number] + 50, number, series_uid("b"), "LIDC-IDRI-0002"), path)
+        os.utime(path, ns=(later, later))
+    list(run(planned(archive), out))
+    assert sum(sha != first[name] for name, sha in volumes(out).items() if name.endswith(".nii.gz")) == 1
+    paths[10].unlink()  # now a slice is missing: the volume of before must not be trained on
+    list(run(planned(archive), out))
+    assert [name for name in volumes(out) if "LIDC-IDRI-0002" in name] == []
+    assert len(list(out.glob("*/preprocessed.nii.gz"))) == 1
+
+
 def test_other_settings_are_refused(archive: Path, once: tuple[Path, list[Entry]]) -> None:
     out, _ = once
     with pytest.raises(ConfigError, match="size: 16 there, 24 now"):

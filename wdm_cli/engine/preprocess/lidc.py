@@ -30,7 +30,7 @@ class CtJob:
     case = property(lambda self: self.series.case)
     patient = property(lambda self: self.series.patient)
     source = property(lambda self: self.series.source)
-    files = property(lambda self: len(self.series.files))
+    files = property(lambda self: [file.path for file in self.series.files])
     repairs = property(lambda self: self.series.repairs)
     output = property(lambda self: f"{self.series.case}/preprocessed.nii.gz")
 

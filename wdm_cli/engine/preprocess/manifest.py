@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,17 @@ class Manifest:
                 continue  # the beginning of a line that was being written when the machine went down
             self.entries[entry.source] = entry
 
-    def finished(self, source: str, files: int) -> Entry | None:
-        """The entry of a case that is done: same input, and its output is there."""
+    def finished(self, source: str, files: Sequence[Path]) -> Entry | None:
+        """The entry of a case that is done: as many input files, none younger than its output, which is there."""
         entry = self.entries.get(source)
-        if entry is None or not entry.output or entry.files != files:
+        if entry is None or not entry.output or entry.files != len(files):
             return None
-        output = self.path.parent / entry.output
-        return entry if output.is_file() and output.stat().st_size == entry.bytes else None
+        try:
+            output = (self.path.parent / entry.output).stat()
+            youngest = max(path.stat().st_mtime_ns for path in files)
+        except OSError:
+            return None
+        return entry if output.st_size == entry.bytes and output.st_mtime_ns >= youngest else None
 
     def record(self, entry: Entry) -> None:
         """Append a line, flushed to disk; nothing if the last line about the source says the same."""

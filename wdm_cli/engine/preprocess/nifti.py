@@ -33,9 +33,9 @@ class FileJob:
     where: str
     source: str
     target: Target
-    files: int = 1
     repairs: tuple[str, ...] = ()
 
+    files = property(lambda self: [self.path])
     patient = property(lambda self: patient_of(self.case))
 
     def prepare(self) -> Prepared:

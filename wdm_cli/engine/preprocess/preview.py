@@ -14,7 +14,6 @@ FOLDER = "previews"
 SOFT_TISSUE = (-1000.0, 600.0)  # HU: lungs, soft tissue and bone are all told apart
 TILE = 160
 THUMBNAIL, LABEL = 140, 14  # width in the contact sheet, and height of the name above
-LONGEST_NAME = 25
 MOST_COLUMNS, MOST_ROWS = 32, 64
 
 
@@ -58,6 +57,9 @@ def _cell(out: Path, case: str) -> Image.Image:
         small = picture.convert("RGB").resize((THUMBNAIL, height), Image.Resampling.LANCZOS)
     cell = Image.new("RGB", (THUMBNAIL, height + LABEL), BACKGROUND)
     cell.paste(small, (0, LABEL))
-    name = case if len(case) <= LONGEST_NAME else f"{case[: LONGEST_NAME // 2]}…{case[-LONGEST_NAME // 2 + 1 :]}"
-    ImageDraw.Draw(cell).text((2, 2), name, fill=INK, font=ImageFont.load_default(10))
+    draw, font, name, kept = ImageDraw.Draw(cell), ImageFont.load_default(10), case, len(case)
+    while draw.textlength(name, font) > THUMBNAIL - 4:
+        kept -= 1
+        name = f"{case[: (kept + 1) // 2]}…{case[len(case) - kept // 2 :]}"
+    draw.text((2, 2), name, fill=INK, font=font)
     return cell

@@ -15,7 +15,7 @@ from wdm_cli.engine.data.volume import Volume, write_nifti
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.files import PARTIAL, locked, remove_partial, sha256_file, write_json
 from wdm_cli.engine.preprocess.manifest import Entry, Manifest
-from wdm_cli.engine.preprocess.preview import write_preview
+from wdm_cli.engine.preprocess.preview import preview_path, write_preview
 from wdm_cli.engine.preprocess.target import Prepared
 from wdm_cli.engine.provenance import commit, versions
 
@@ -30,7 +30,7 @@ class Job(Protocol):
     @property
     def source(self) -> str: ...
     @property
-    def files(self) -> int: ...
+    def files(self) -> Sequence[Path]: ...
     @property
     def repairs(self) -> tuple[str, ...]: ...
     @property
@@ -72,6 +72,7 @@ def run(plan: Plan, out: Path, *, workers: int = 1, strict: bool = False, overwr
         open_folder(out, plan.protocol)
         manifest = Manifest(out)
         for entry in plan.settled:
+            _retract(manifest, entry, out)
             manifest.record(entry)
             yield entry
         known = [(job, manifest.finished(job.source, job.files)) for job in plan.jobs]
@@ -79,6 +80,7 @@ def run(plan: Plan, out: Path, *, workers: int = 1, strict: bool = False, overwr
         todo = [job for job, done in known if not done]
         for _, made in parallel.run(partial(make, out=out), todo, workers):
             assert isinstance(made, Entry)
+            _retract(manifest, made, out)
             manifest.record(made)
             yield made
             _check(made, strict)
@@ -88,7 +90,7 @@ def make(job: Job, out: Path) -> Entry:
     """One case: volume, picture, entry. What is wrong with its data becomes the entry's reason."""
     started = time.monotonic()
     common: dict[str, Any] = {
-        **{"case": job.case, "patient": job.patient, "source": job.source, "files": job.files, "where": job.where}
+        **{"case": job.case, "patient": job.patient, "source": job.source, "files": len(job.files), "where": job.where}
     }
     try:
         prepared = job.prepare()
@@ -143,14 +145,25 @@ def clear(out: Path) -> None:
     """Remove what an earlier run into this folder made (`--overwrite`), and nothing else."""
     manifest = Manifest(out)
     for entry in manifest.entries.values():
-        if entry.output:
-            volume = out / entry.output
-            if out.resolve() in volume.resolve().parents:
-                volume.unlink(missing_ok=True)
-                _remove_if_empty(volume.parent)
+        _remove_output(entry, out)
     for path in [*(out / "previews").glob("*.png"), manifest.path, out / "run.json", out / "contact_sheet.png"]:
         path.unlink(missing_ok=True)
     _remove_if_empty(out / "previews")
+
+
+def _retract(manifest: Manifest, entry: Entry, out: Path) -> None:
+    """Remove the volume of a case whose files have changed so that it can no longer be used."""
+    earlier = manifest.entries.get(entry.source)
+    if earlier and earlier.output and not entry.output:
+        _remove_output(earlier, out)
+        preview_path(out, earlier.case).unlink(missing_ok=True)
+
+
+def _remove_output(entry: Entry, out: Path) -> None:
+    volume = out / entry.output
+    if entry.output and out.resolve() in volume.resolve().parents:
+        volume.unlink(missing_ok=True)
+        _remove_if_empty(volume.parent)
 
 
 def _remove_if_empty(folder: Path) -> None:
