@@ -115,16 +115,26 @@ class Payload:
 def test_nothing_in_a_file_can_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Payload()}, "evil.pth")
-    with pytest.raises(CheckpointError, match="not a readable weights file"):
-        load_extractor("evil.pth", device="cpu")
+    torch.save({"state_dict": Payload()}, "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("evil.pth", "old.pth"):
+        with pytest.raises(CheckpointError, match="holds more than tensors"):
+            load_extractor(name, device="cpu")
     assert not Path("canary").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs.github.com/spec/v1\n"])
-def test_files_that_are_no_weights(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "verdict"),
+    [
+        (b"", "cut off"),
+        (b"<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+        (b"\x80\x02\x8a\nl\xfc", "cannot be read"),
+    ],
+)
+def test_files_that_are_no_weights(tmp_path, content, verdict):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="not a readable weights file"):
+    with pytest.raises(CheckpointError, match=verdict):
         load_extractor(path, device="cpu")
 
 
@@ -168,6 +178,33 @@ def test_own_network_from_a_function(tmp_path, monkeypatch):
     for source in ("my_own_net:other", "no_such_module:build", "no_such_file.pt"):
         with pytest.raises(ResourceError, match=source.split(":")[0]):
             load_own_network(source, device="cpu")
+
+
+def test_retrained_weights_of_an_own_network_are_another_network(tmp_path, monkeypatch):
+    """Else features of the old weights would come from the cache."""
+    (tmp_path / "loads_weights.py").write_text(
+        "import torch\n\ndef build():\n    net = torch.nn.Flatten(), torch.nn.Linear(8, 2)\n"
+        "    net[1].load_state_dict(torch.load('mine.pt'))\n    return torch.nn.Sequential(*net)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for value in (1.0, 1.0, 2.0):
+        torch.save({"weight": torch.full((2, 8), value), "bias": torch.zeros(2)}, "mine.pt")
+        found.append(load_own_network("loads_weights:build", device="cpu").sha256)
+    assert found[0] == found[1] != found[2]
+
+
+def test_features_are_full_float32_on_every_device():
+    seen = []
+
+    def network(volume):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return volume.flatten(1)
+
+    before = torch.backends.cudnn.allow_tf32
+    Extractor("any", "0" * 64, network, torch.device("cpu"))(torch.zeros(1, 1, 2, 2, 2))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_out_of_memory_says_what_to_change():

@@ -9,7 +9,7 @@ from wdm_cli.engine import evaluate
 from wdm_cli.engine.data.phantom import phantom
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.metrics.extractor import Extractor
-from wdm_cli.engine.metrics.memorization import LOW, centred, distances, flipped, memorization
+from wdm_cli.engine.metrics.memorization import LOW, centred, chance, distances, flipped, memorization
 from wdm_cli.engine.metrics.volumes import open_folder
 
 SIZE = 32
@@ -57,7 +57,7 @@ def test_every_planted_copy_is_found_and_few_new_volumes_are_flagged(folders):
     assert [pairs[i] for i in range(10)] == [2 * i for i in range(10)]
     assert found.n_copies == len(flagged)
     assert 10 <= found.n_mem <= found.n_copies
-    assert found.expected == pytest.approx(0.05 * 40)
+    assert found.expected == pytest.approx(40 * (1 + 29 * 0.05) / 31)
     assert "30 held-out volumes" in found.thresholds_from
 
 
@@ -75,7 +75,7 @@ def test_features_of_a_network_are_a_second_embedding(folders):
     )
     found = evaluate.finish(memorization(train, fake, held_out, pooled))
     assert set(found.thresholds) == {LOW, "network"}
-    assert found.expected == pytest.approx(40 * (1 - 0.95**2))
+    assert found.expected == pytest.approx(40 * (1 - (1 - (1 + 29 * 0.05) / 31) ** 2))
     assert len(found.matches) == 80
 
 
@@ -83,7 +83,9 @@ def test_report_names_pairs_and_what_cannot_be_found(folders):
     train, held_out, fake = folders
     report, _ = evaluate.finish(evaluate.memorization(train, fake, held_out))
     assert report["n_copies"] >= 10
-    assert "v001.nii.gz and v002.nii.gz: low-resolution distance 0, threshold" in " ".join(report.remarks)
+    assert "generated v001.nii.gz, training v002.nii.gz: low-resolution distance 0, threshold" in " ".join(
+        report.remarks
+    )
     assert "no proof of privacy" in report.remarks[-1]
     assert report.protocol["held_out"]["n"] == 30
 
@@ -106,3 +108,17 @@ def test_distance_is_one_minus_the_best_correlation_over_flips():
 def test_centring_undoes_a_shift():
     volume = head(1)
     np.testing.assert_array_equal(centred(np.roll(volume, (3, -2, 1), axis=(0, 1, 2))), centred(volume))
+
+
+def test_chance_is_how_often_new_values_fall_below_the_threshold():
+    rng = np.random.default_rng(0)
+    for n in (3, 20, 200):
+        thresholds = np.quantile(rng.random((20_000, n)), 0.05, axis=1)
+        assert (rng.random(20_000) < thresholds).mean() == pytest.approx(chance(0.05, n), abs=0.01)
+
+
+def test_too_few_unseen_volumes_are_warned_of(folders):
+    train, held_out, fake = folders
+    report, _ = evaluate.finish(evaluate.memorization(train, fake, held_out.subset(range(5))))
+    assert "thresholds from 5 volumes, at least 20 are needed" in report.warnings[0]
+    assert evaluate.finish(evaluate.memorization(train, fake, held_out))[0].warnings == ()

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from wdm_cli.engine.errors import ConfigError
 from wdm_cli.engine.metrics import FID, METRICS, MSSSIM, PRDC
-from wdm_cli.engine.metrics.checks import check_alike, check_fit, check_pair, copies, size_warnings, split_fitting
+from wdm_cli.engine.metrics.checks import (
+    check_alike,
+    check_fit,
+    check_pair,
+    copies,
+    few_unseen,
+    size_warnings,
+    split_fitting,
+)
 from wdm_cli.engine.metrics.metric import DEFAULTS, FeatureMetric, Metric, Options, Steps, VolumeMetric
 from wdm_cli.engine.metrics.msssim import fitting_scales
 from wdm_cli.engine.metrics.report import Report, Score
@@ -142,7 +150,7 @@ def memorization(
     scores = [Score("memorization", name, value, method.DIRECTIONS[name]) for name, value in values.items()]
     remarks = [f"thresholds from {found.thresholds_from}"]
     for match in found.matches[:CLOSEST]:
-        names = f"{fake.files[match.fake].name} and {train.files[match.train].name}"
+        names = f"generated {fake.files[match.fake].name}, training {train.files[match.train].name}"
         verdict = "flagged" if match.flagged else "not flagged"
         remarks.append(
             f"{names}: {match.embedding} distance {match.distance:.4g}, threshold {match.threshold:.4g}, {verdict}"
@@ -150,7 +158,8 @@ def memorization(
     stamp = protocol([], train, fake, extractor, options)
     stamp["metrics"] = {"memorization": dataclasses.asdict(settings)}
     stamp["held_out"] = held_out.describe() if held_out else None
-    return Report(tuple(scores), stamp, remarks=(*remarks, method.BLIND)), found
+    warnings = few_unseen(found.n_unseen, settings.false_alarms)
+    return Report(tuple(scores), stamp, warnings, (*remarks, method.BLIND)), found
 
 
 def uses_network(metric: Metric) -> bool:

@@ -81,3 +81,13 @@ def size_warnings(real: Volumes | None, fake: Volumes, width: int) -> list[str]:
     if n < width:
         found.append(f"n = {n} is below the {width} feature dimensions: FID is biased upwards, compare at equal n only")
     return found
+
+
+def few_unseen(n: int, share: float) -> tuple[str, ...]:
+    """Warning if n volumes are too few to find the distance that only `share` of unseen volumes fall below."""
+    needed = round(1 / share)
+    if n >= needed:
+        return ()
+    return (
+        f"memorization: thresholds from {n} volumes, at least {needed} are needed: most of what is flagged is chance",
+    )

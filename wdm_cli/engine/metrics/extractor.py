@@ -17,6 +17,7 @@ from wdm_cli.engine.device import choose_device
 from wdm_cli.engine.errors import CheckpointError, ConfigError, OutOfMemoryError, ResourceError
 from wdm_cli.engine.files import sha256_file
 from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet, folded, random_resnet
+from wdm_cli.engine.safe_load import read_pt
 
 PREFIX = "module."  # the released files were saved from a DataParallel wrapper
 
@@ -39,7 +40,9 @@ class Extractor:
     @torch.inference_mode()
     def __call__(self, volumes: Tensor) -> Tensor:
         volumes = volumes.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        # full float32 on GPUs too: TF32 would move features by 1e-3, and with them scores and the shared cache
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with exact, torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             try:
                 return self.network(volumes).float().cpu()
             except torch.OutOfMemoryError as error:
@@ -107,7 +110,7 @@ def load_own_network(source: str, *, device: str = "auto", precision: str = "flo
         sha256 = sha256_file(path)
     else:
         network, file = import_network(source)
-        sha256 = sha256_file(file)
+        sha256 = sha256_of_code(network, file)
     if isinstance(network, nn.Module):
         network = network.eval().to(target)
     return Extractor(f"own network {path.name}", sha256, network, target, comparable=False, precision=precision)
@@ -131,6 +134,15 @@ def import_network(source: str) -> tuple[Callable[[Tensor], Tensor], Path]:
     if not callable(network) or module.__file__ is None:
         raise CheckpointError(f"{source}() returned {type(network).__name__}, not a callable")
     return network, Path(module.__file__)
+
+
+def sha256_of_code(network: Callable[[Tensor], Tensor], file: Path) -> str:
+    """Hash of a module's file and of the tensors that it made or loaded: retrained weights are another network."""
+    digest = hashlib.sha256(sha256_file(file).encode())
+    for name, tensor in network.state_dict().items() if isinstance(network, nn.Module) else ():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_precision(precision: str) -> None:
@@ -158,12 +170,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             hint="wdm weights get medicalnet_resnet50, then --weights medicalnet_resnet50; or fetch the file from "
             "huggingface.co/TencentMedicalNet/MedicalNet-Resnet50; or --weights random to try things out",
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except Exception as error:  # torch names no common base of what a damaged file raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable weights file", why=reason[:200]) from error
-    state = content.get("state_dict") if isinstance(content, dict) else None
+    state = read_pt(path, check_crc=True, legacy=True).get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(
             f"{path}: has no 'state_dict' of tensors", why="MedicalNet files are {'state_dict': {'module.…': tensor}}"

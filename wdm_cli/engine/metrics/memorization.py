@@ -22,7 +22,7 @@ LOW = "low-resolution"
 DIRECTIONS = {
     "n_copies": "generated volumes nearer to a training volume than unseen ones are; read it against n_expected",
     "n_mem": "training volumes that were copied at least once",
-    "n_expected": "generated volumes that chance alone would flag",
+    "n_expected": "generated volumes that chance alone would flag, from the number of unseen ones",
 }
 BLIND = (
     "what this cannot find: copies of a part of a volume, copies after strong deformation, rotation or inversion of "
@@ -67,13 +67,14 @@ class Match:
 class Memorized:
     """matches: the nearest neighbour of every generated volume in every embedding, relatively nearest first.
 
-    thresholds_from: what they were taken from. n_copies: generated volumes flagged in any embedding; n_mem:
-    training volumes that were copied; expected: flags that chance alone would give.
+    thresholds_from: what they were taken from, and n_unseen how many. n_copies: generated volumes flagged in
+    any embedding; n_mem: training volumes that were copied; expected: flags that chance alone would give.
     """
 
     matches: tuple[Match, ...]
     thresholds: dict[str, float]
     thresholds_from: str
+    n_unseen: int
     n_copies: int
     n_mem: int
     expected: float
@@ -120,10 +121,20 @@ def memorization(
         tuple(matches),
         thresholds,
         f"{len(held_out)} held-out volumes" if held_out else f"{len(train)} training volumes among themselves",
+        len(held_out or train),
         n_copies=len({match.fake for match in flagged}),
         n_mem=len({match.train for match in flagged}),
-        expected=len(fake) * (1 - (1 - settings.false_alarms) ** len(sources)),
+        expected=len(fake) * (1 - (1 - chance(settings.false_alarms, len(held_out or train))) ** len(sources)),
     )
+
+
+def chance(share: float, n: int) -> float:
+    """How often a new volume falls below the `share` quantile of n others like it.
+
+    The quantile lies at place 1 + (n − 1)·share of n, and a new value falls below place k with k/(n + 1):
+    3 volumes cannot give a threshold that only one in twenty passes.
+    """
+    return (1 + (n - 1) * share) / (n + 1)
 
 
 def centred(volume: NDArray[np.float32]) -> NDArray[np.float32]:
