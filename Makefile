@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: help demo test test-slow check docker clean
+.PHONY: help demo test test-slow check audit docker clean
 help:
 	@echo "make demo       train a tiny model on phantoms and look at its samples (about 3 minutes on a CPU)"
 	@echo "make test       the test suite (under 3 minutes); make test-slow: the longer tests"
-	@echo "make check      lint, format, types, known vulnerabilities"
+	@echo "make check      lint, format, types"
+	@echo "make audit      known vulnerabilities of the pinned versions (asks the package index)"
 	@echo "make docker     build the container image"
 
 demo: $(VENV)/.runtime
@@ -25,6 +26,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(VENV)/.dev
+	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
 
 docker:
 	docker build -t wdm .

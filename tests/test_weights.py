@@ -159,3 +159,25 @@ def test_medicalnet_by_hand_then_by_name(offline, tmp_path):
     assert (code, "wdm weights get medicalnet_resnet18" in err) == (5, True)
     code, _, err = invoke("eval", "fid", *folders, "--weights", "medicalnet_resnet10", "--device", "cpu")
     assert (code, "0 NIfTI files" in err) == (3, True)  # the weights were found, the volumes were not
+
+
+def test_a_copy_in_the_hub_cache_is_taken(offline, tmp_path, monkeypatch):
+    import huggingface_hub
+    import torch
+
+    from wdm_cli.engine.metrics.resnet import ResNet
+
+    known = weights.find("medicalnet_resnet10")
+    repo = tmp_path / "hub" / f"models--{known.repo.replace('/', '--')}"
+    (repo / "snapshots" / "abc").mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("abc")
+    state = {f"module.{name}": value for name, value in ResNet(10).state_dict().items()}
+    torch.save({"state_dict": state}, repo / "snapshots" / "abc" / known.file)
+    lookup = huggingface_hub.try_to_load_from_cache
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda r, f: lookup(r, f, cache_dir=tmp_path / "hub")
+    )
+    code, out, err = invoke("weights", "get", known.name)
+    assert code == 0, err
+    assert out.strip() == str(path_of(known, tmp_path / "cache" / "weights"))

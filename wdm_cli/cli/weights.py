@@ -43,12 +43,19 @@ def weights_file(name: str) -> Path:
 
 @app.command("get")
 def get_weights(name: Name) -> None:
-    """Download released weights, checksum and all; the same command goes on where it stopped."""
+    """Download released weights, checksum and all; the same command goes on where it stopped.
+
+    With the hub extra installed, a copy in the Hugging Face cache is taken instead.
+    """
     from wdm_cli.cli.evaluate_show import follow
     from wdm_cli.engine import weights as released
 
     release = released.find(name)
     here = released.path_of(release, weights_folder()).is_file()
+    if not here and (copy := released.in_hub_cache(release)):
+        console.note(f"taking {copy}")
+        keep(release, released.adopt(copy, release, weights_folder()))
+        return
     if not here and os.environ.get("WDM_OFFLINE"):
         raise released.offline(release)
     file = follow(released.download(release, weights_folder()))

@@ -174,6 +174,16 @@ def offline(release: Release) -> ResourceError:
     return by_hand(release, f"{release.name} is not here, and WDM_OFFLINE forbids downloads")
 
 
+def in_hub_cache(release: Release) -> Path | None:
+    """A copy that the `hub` extra (huggingface_hub) knows of in its own cache; None without it."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    found = try_to_load_from_cache(release.repo, release.file)
+    return Path(found) if isinstance(found, str) else None
+
+
 def adopt(file: Path, release: Release, folder: Path) -> Path:
     """Take a file that was fetched by hand into the folder of downloads; its checksum must be right.
 
