@@ -27,6 +27,7 @@ from wdm_cli.cli.evaluate_options import (
     SeedOption,
     TrustOption,
     WeightsOption,
+    WorkersOption,
 )
 from wdm_cli.cli.evaluate_show import draw_closest, follow, show, show_differences, show_sanity
 from wdm_cli.cli.options import DeviceOption, JsonOption, SetOption
@@ -39,10 +40,10 @@ __all__ = ["app", "fid", "follow", "msssim", "show"]
 app = typer.Typer(help="Score generated volumes, and say how far the scores can be trusted.", no_args_is_help=True)
 
 
-def options(seed: int, quick: bool = False) -> Options:
+def options(seed: int, quick: bool = False, workers: int = 1) -> Options:
     from wdm_cli.engine.metrics.metric import Options
 
-    return Options(seed=seed, cache_dir=cache_folder(), uncertainty=not quick)
+    return Options(seed=seed, cache_dir=cache_folder(), uncertainty=not quick, workers=workers)
 
 
 def metric_by_kind(kind: str) -> Metric:
@@ -62,6 +63,7 @@ def network_command(kind: str) -> Callable[..., None]:
         trust_code: TrustOption = False,
         device: DeviceOption = "auto",
         precision: PrecisionOption = "float32",
+        workers: WorkersOption = 1,
         intensity: IntensityOption = None,
         preset: RawOption = None,
         sets: SetOption = None,
@@ -74,7 +76,7 @@ def network_command(kind: str) -> Callable[..., None]:
 
         network = open_extractor(weights, extractor, trust_code, device, precision, seed)
         generated, true = open_both(fake, real, intensity, preset, sets)
-        show(follow(run([metric_by_kind(kind)], generated, true, network, options(seed, quick))), out, as_json)
+        show(follow(run([metric_by_kind(kind)], generated, true, network, options(seed, quick, workers))), out, as_json)
 
     return command
 
@@ -120,6 +122,7 @@ def prdc(
     trust_code: TrustOption = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
+    workers: WorkersOption = 1,
     intensity: IntensityOption = None,
     preset: RawOption = None,
     sets: SetOption = None,
@@ -135,7 +138,7 @@ def prdc(
 
     network = open_extractor(weights, extractor, trust_code, device, precision, seed)
     generated, true = open_both(fake, real, intensity, preset, sets)
-    show(follow(run([PRDC(k=k)], generated, true, network, options(seed, quick))), out, as_json)
+    show(follow(run([PRDC(k=k)], generated, true, network, options(seed, quick, workers))), out, as_json)
 
 
 @app.command()
@@ -201,6 +204,7 @@ def all_scores(
     trust_code: TrustOption = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
+    workers: WorkersOption = 1,
     intensity: IntensityOption = None,
     preset: RawOption = None,
     sets: SetOption = None,
@@ -219,7 +223,7 @@ def all_scores(
     generated, true = open_both(fake, real, intensity, preset, sets)
     assert true is not None
     check_sanity(generated)
-    settings = options(seed, quick)
+    settings = options(seed, quick, workers)
     report = follow(evaluate.run_all(generated, true, network, settings, neighbours=k, pairs=pairs))
     train, unseen = open_held_out(held_out, true)
     copies, _ = follow(evaluate.memorization(train, generated, unseen, network, settings))

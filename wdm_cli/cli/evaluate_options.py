@@ -28,6 +28,9 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random c
 PairsOption = Annotated[int, typer.Option("--pairs", min=0, help="Draw this many pairs for MS-SSIM; 0 takes all.")]
 NeighbourOption = Annotated[int, typer.Option("--k", min=1, help="Which nearest neighbour sets a ball's radius.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Leave out the real-vs-real floor and intervals.")]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes for features; with --device cuda spread over all GPUs.")
+]
 HeldOutOption = Annotated[
     Path | None,
     typer.Option("--held-out", help="Real volumes not trained on: a folder, split.json or a list of files of --real."),

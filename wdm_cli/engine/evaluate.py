@@ -182,6 +182,7 @@ def all_rows(
     metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None, options: Options
 ) -> Steps[tuple[dict[str, Rows], dict[str, Rows]]]:
     """Rows of both folders for every metric of rows, by one pass over each folder."""
+    from wdm_cli.engine.metrics.crew import fill
     from wdm_cli.engine.metrics.features import extract, metric_source, network_source
 
     sources = [metric_source(metric) for metric in metrics if isinstance(metric, FeatureMetric) and metric.describes]
@@ -189,6 +190,8 @@ def all_rows(
         sources.append(network_source(extractor))
     if not sources or real is None:
         return {}, {}
+    if options.workers > 1 and options.cache_dir:
+        yield from fill((real, fake), sources, options.cache_dir, options.workers)
     of_real = yield from extract(real, sources, options.cache_dir)
     of_fake = yield from extract(fake, sources, options.cache_dir)
     return of_real, of_fake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import re
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +24,18 @@ from wdm_cli.engine.safe_load import read_pt
 PREFIX = "module."  # the released files were saved from a DataParallel wrapper
 
 
+class Opener(Protocol):
+    """Opens the same extractor on a device; can be sent to another process."""
+
+    def __call__(self, *, device: str) -> Extractor: ...
+
+
 @dataclass(frozen=True)
 class Extractor:
     """A network that turns volumes [B, 1, D, H, W] in [0, 1] into features [B, F] float32.
 
     name: what it is; sha256: of the weights file (or of what determines random weights).
-    comparable: False if scores made with it compare with nothing published.
+    comparable: False if scores made with it compare with nothing published. again: how another process opens it.
     """
 
     name: str
@@ -36,6 +44,7 @@ class Extractor:
     device: torch.device
     comparable: bool = True
     precision: str = "float32"
+    again: Opener | None = None
 
     @torch.inference_mode()
     def __call__(self, volumes: Tensor) -> Tensor:
@@ -84,7 +93,8 @@ def load_extractor(
         name, sha256 = f"MedicalNet {path.name}", sha256_file(path)
     folded(network).requires_grad_(False).to(target)
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return Extractor(name, sha256, network, target, comparable=str(weights) != "random", precision=precision)
+    again = functools.partial(load_extractor, weights, seed=seed, precision=precision)
+    return Extractor(name, sha256, network, target, str(weights) != "random", precision, again)
 
 
 def load_own_network(source: str, *, device: str = "auto", precision: str = "float32") -> Extractor:
@@ -113,7 +123,8 @@ def load_own_network(source: str, *, device: str = "auto", precision: str = "flo
         sha256 = sha256_of_code(network, file)
     if isinstance(network, nn.Module):
         network = network.eval().to(target)
-    return Extractor(f"own network {path.name}", sha256, network, target, comparable=False, precision=precision)
+    again = functools.partial(load_own_network, source, precision=precision)
+    return Extractor(f"own network {path.name}", sha256, network, target, False, precision, again)
 
 
 def import_network(source: str) -> tuple[Callable[[Tensor], Tensor], Path]:

@@ -29,18 +29,25 @@ NETWORK = "network"
 
 @dataclass(frozen=True)
 class Source:
-    """What turns a volume [D, H, W] in [0, 1] into a row [F]; `stamp` names all that the row depends on besides."""
+    """What turns a volume [D, H, W] in [0, 1] into a row [F]; `stamp` names all that the row depends on besides.
+
+    extractor: the network that `describe` uses, if any.
+    """
 
     name: str
     stamp: dict[str, Any]
     describe: Callable[[Rows], Rows]
+    extractor: Extractor | None = None
 
 
 def network_source(extractor: Extractor) -> Source:
     """The features of a network."""
-    return Source(
-        NETWORK, extractor.describe(), lambda volume: extractor(torch.from_numpy(volume)[None, None])[0].numpy()
-    )
+
+    def describe(volume: Rows) -> Rows:
+        row: Rows = extractor(torch.from_numpy(volume)[None, None])[0].numpy()
+        return row
+
+    return Source(NETWORK, extractor.describe(), describe, extractor)
 
 
 def metric_source(metric: FeatureMetric) -> Source:
@@ -61,7 +68,7 @@ def extract(volumes: Volumes, sources: Sequence[Source], cache_dir: Path | None 
     for index in range(len(volumes)):
         volume: Rows | None = None
         for source in sources:
-            kept = cache_dir and cache_dir / "features" / f"{cache_key(volumes.identity(index), source)}.npy"
+            kept = kept_row(cache_dir, volumes, index, source) if cache_dir else None
             row = read_row(kept) if kept else None
             if row is None:
                 volume = volumes[index] if volume is None else volume
@@ -74,6 +81,11 @@ def extract(volumes: Volumes, sources: Sequence[Source], cache_dir: Path | None 
             rows[source.name].append(row)
         yield Progress(f"features of {volumes.root}", index + 1, len(volumes))
     return {name: np.stack(found) for name, found in rows.items()}
+
+
+def kept_row(cache_dir: Path, volumes: Volumes, index: int, source: Source) -> Path:
+    """Where the cache keeps a row."""
+    return cache_dir / "features" / f"{cache_key(volumes.identity(index), source)}.npy"
 
 
 def cache_key(identity: str, source: Source) -> str:

@@ -41,12 +41,13 @@ class Options:
     """How to evaluate, whatever the metric.
 
     seed: of every random choice. cache_dir: where features and finished pairs are kept; None keeps nothing.
-    uncertainty: also measure the real-against-real floor and 95 % intervals.
+    uncertainty: also measure the real-against-real floor and 95 % intervals. workers: processes for features.
     """
 
     seed: int = 0
     cache_dir: Path | None = None
     uncertainty: bool = True
+    workers: int = 1
 
 
 DEFAULTS = Options()

@@ -104,6 +104,10 @@ class Volumes(Sequence[NDArray[np.float32]]):
         require_two(self.root, files)
         return dataclasses.replace(self, files=files, hashes={})
 
+    def only(self, index: int) -> Volumes:
+        """File `index` alone, its hash known: what a process needs that works on it."""
+        return dataclasses.replace(self, files=(self.files[index],), hashes={0: self.sha256(index)})
+
     def sha256(self, index: int) -> str:
         """Hash of the content of file `index`, read once."""
         if index not in self.hashes:
