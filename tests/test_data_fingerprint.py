@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wdm_cli.cli.main import app
+from wdm_cli.config import resolve
 from wdm_cli.engine.data.fingerprint import doubts, duplicates, fingerprint, near_empty, suggestions, turned
 from wdm_cli.engine.data.nifti import Nifti
 from wdm_cli.engine.data.survey import CaseReport, survey, thumbnail
@@ -66,6 +68,23 @@ def test_planted_faults_are_found(folder: Path) -> None:
     assert "copies of others" in text
     assert "nearly empty: empty" in text
     assert "flipped (axes i, j)" in text
+
+
+@pytest.mark.parametrize(
+    ("side", "wanted"),
+    [
+        (20, "ours_unet_128 --set data.image_size=32 to begin"),
+        (90, "data.image_size=96 to begin"),
+        (100, "ours_unet_128 to begin"),
+        (240, "ours_unet_128 to begin, ours_unet_256 to keep"),
+    ],
+)
+def test_the_suggested_size_fits_the_volumes_and_the_network(folder: Path, side: int, wanted: str) -> None:
+    case = dataclasses.replace(reports(folder)[0], sides=(side, side - 8, 8))
+    advice = suggestions([case])[0]
+    assert wanted in advice
+    sets = [f"data.image_size={advice.partition('image_size=')[2].split()[0]}"] if "--set" in advice else []
+    resolve("ours_unet_128", environment={}, sets=sets)  # raises if the size does not fit
 
 
 def test_thumbnails_are_block_means() -> None:

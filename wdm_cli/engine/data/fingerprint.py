@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ NEAR_EMPTY = 0.01  # share of a volume that is not background; a head fills some
 TURNED = 0.05  # by how much a turned volume must fit the others better
 ENOUGH_TO_COMPARE = 4  # volumes; with fewer there is no rule to break
 FEW, SOME = 100, 500  # cases
+UNET_STEP = 32  # the sides of ours_unet_128 are multiples of it
 FLIPS = [axes for count in (1, 2, 3) for axes in itertools.combinations(range(3), count)]
 SHOWN = 5
 
@@ -99,9 +101,11 @@ def suggestions(reports: Sequence[CaseReport]) -> list[str]:
         return []
     found = []
     side = float(np.median([max(report.sides) for report in cases]))
-    size = 256 if side >= 224 else 128
-    found.append(f"half of the volumes have {side:.0f} voxels or more along their longest side: ours_unet_128 to begin")
-    if size == 256:
+    choice = "ours_unet_128"
+    if side <= 128 - UNET_STEP:  # 128³ would be padding for the most part
+        choice += f" --set data.image_size={max(1, math.ceil(side / UNET_STEP)) * UNET_STEP}"
+    found.append(f"half of the volumes have {side:.0f} voxels or more along their longest side: {choice} to begin")
+    if side >= 224:
         found[-1] += ", ours_unet_256 to keep their resolution"
     if len(cases) < FEW:
         found.append(
