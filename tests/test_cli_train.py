@@ -115,7 +115,7 @@ def test_missing_data_creates_nothing(tmp_path: Path) -> None:
 
 
 def test_dry_run_shows_and_writes_nothing(heads: Path, tmp_path: Path) -> None:
-    result = train(heads, tmp_path / "run", "--dry-run")
+    result = train(heads, tmp_path / "run", "--dry-run", "--steps", 1)  # it measures the second of two steps
     assert result.code == 0, result.err
     rows = dict(line.split("\t", 1) for line in result.out.splitlines() if "\t" in line)
     assert rows["cases"].startswith("4 in ")

@@ -81,3 +81,10 @@ def test_export_of_a_run(suffix: str, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, trained.ema.state_dict()[name]) for name, tensor in back.weights.items())
     assert wdm("weights", "export", tmp_path / "run", to).code == 2
     assert wdm("weights", "export", tmp_path / "run", tmp_path / "x.ckpt").code == 2
+
+
+def test_a_file_where_a_name_belongs(tmp_path: Path) -> None:
+    (tmp_path / "some.pt").touch()
+    result = wdm("sample", "-n", 1, "--out", tmp_path / "s", "--weights", tmp_path / "some.pt")
+    assert result.code == 5
+    assert f"--checkpoint {tmp_path / 'some.pt'}" in result.err

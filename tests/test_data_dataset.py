@@ -1,6 +1,7 @@
 """Which files are cases, which are not and why; and how a case becomes a training volume."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from wdm_cli.engine.data import Brats, Lidc, Nifti, guess_kind
 from wdm_cli.engine.data.volume import write_nifti
-from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.errors import DataError, FieldError
 
 RAS = np.diag([1.0, 1, 1, 1])
 
@@ -198,11 +199,18 @@ def test_cropped_anatomy_is_said_in_millimetres(tmp_path):
     assert Lidc(image_size=16, crop_margin=0).prepare(path).warning == ""
 
 
+def test_fixed_window_is_for_ct():
+    for settings in (Lidc(intensity="fixed-window"), Nifti(intensity="fixed-window", modality="ct")):
+        assert settings.voxel_settings() != replace(settings, intensity="paper").voxel_settings()
+    for kind in (Brats, Nifti):
+        with pytest.raises(FieldError, match="for CT"):
+            kind(intensity="fixed-window")
+
+
 def test_settings_that_change_voxels_are_in_the_cache_key():
     base = Brats().voxel_settings()
     for other in (
         Brats(image_size=64),
-        Brats(intensity="fixed-window"),
         Brats(crop_margin=0.2),
         Brats(cache="int16"),
         Nifti(),

@@ -123,6 +123,12 @@ def test_read_only_folder(tmp_path: Path) -> None:
         write_text(tmp_path / "a.txt", "x")
 
 
+def test_a_link_to_nowhere_says_so(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(ResourceError, match="File exists"), atomic_publish(tmp_path / "link" / "a.txt"):
+        pass
+
+
 def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(ResourceError, match=r"cannot write .*a\.txt: Is a directory"):

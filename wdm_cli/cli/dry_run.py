@@ -30,7 +30,7 @@ def show_dry_run(resolved: Resolved, device: torch.device) -> None:
         ("parameters", f"{costs.parameters:,}"),
         (
             "memory of a step",
-            f"about {console.size(costs.training)}, {parts} volumes at a time ({console.size(free)} free)",
+            f"about {console.size(costs.training)} at {parts} volume{'s' * (parts > 1)} a pass ({console.size(free)} free)",
         ),
         ("of it activations", f"about {console.size(costs.activations)}"),
         ("checkpoint", f"{console.size(costs.checkpoint)}; run folder up to {console.size(costs.disk)}"),
@@ -53,8 +53,8 @@ def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits
         return [("time per step", f"not measured: it needs more memory than is free here; try {hint}")]
     first = dataclasses.replace(inventory, cases=inventory.cases[: resolved.preset.train.batch_size])
     volumes = open_volumes(resolved, first, workers=2)
-    trainer = Trainer(resolved.preset, volumes, device)
-    steps = trainer.run()
+    train = dataclasses.replace(resolved.preset.train, steps=2)
+    steps = Trainer(dataclasses.replace(resolved.preset, train=train), volumes, device).run()
     next(steps)
     seconds = next(steps).seconds
     steps.close()

@@ -97,12 +97,14 @@ def refuse_idle_sets(sets: list[str]) -> None:
     from wdm_cli.engine.errors import ConfigError
 
     for text in sets:
-        if text.strip().startswith("train."):
+        if text.strip().startswith(("train.", "data.dir")):
             raise ConfigError(f"--set {text}: has no effect on sampling", hint="set keys of sample or data")
 
 
 def settings_of(source: Checkpoint, preset: str | None, sets: list[str], options: dict[str, Any]) -> Preset:
     """The checkpoint's own settings, or those of --preset for bare weights, with what the command line changes."""
+    import dataclasses
+
     from wdm_cli.config import resolve
     from wdm_cli.engine.errors import ConfigError
 
@@ -119,10 +121,13 @@ def settings_of(source: Checkpoint, preset: str | None, sets: list[str], options
             hint="leave --preset away: the checkpoint knows its own",
         )
     settings = resolve(source.preset.to_dict(), environment=os.environ, sets=sets, options=options).preset
-    if (settings.model, settings.diffusion) != (source.preset.model, source.preset.diffusion):
+    # a network can fill another grid; what its voxels mean was decided by its data
+    trained_on = dataclasses.replace(source.preset.data, image_size=settings.data.image_size, dir=settings.data.dir)
+    fixed = (source.preset.model, source.preset.diffusion, trained_on)
+    if (settings.model, settings.diffusion, settings.data) != fixed:
         raise ConfigError(
-            f"{source.path}: its model and diffusion settings are fixed by its training",
-            hint="leave --set and WDM_ variables of model and diffusion away",
+            f"{source.path}: its model, diffusion and data settings (but data.image_size) are fixed by its training",
+            hint="leave --set and WDM_ variables of model, diffusion and data away",
         )
     return settings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -147,7 +148,8 @@ def run_training(
             f"stopped by {stop.reason} at step {trainer.step:,}{'; the checkpoint is saved' if trainer.step else ''}",
             hint="run the same command again to continue",
         )
-    console.note(f"finished at step {trainer.step:,}; next: wdm sample -n 4 --out samples/ --run {run}")
+    source = shlex.quote(str(run))
+    console.note(f"finished at step {trainer.step:,}; next: wdm sample -n 4 --out samples/ --run {source}")
 
 
 def check_writable(run: Path) -> None:

@@ -36,7 +36,9 @@ def weights_file(name: str) -> Path:
         names = ", ".join(sorted(p.stem for p in weights_folder().glob("*.safetensors"))) or "none yet"
         raise ResourceError(
             f"no weights named {name!r} (there are: {names})",
-            hint="wdm weights get NAME (`wdm weights list` shows the names), or wdm weights import FILE --preset NAME",
+            hint=f"a file is given as --checkpoint {name}"
+            if Path(name).is_file()
+            else "wdm weights get NAME (`wdm weights list` shows the names), or wdm weights import FILE --preset NAME",
         )
     return path
 

@@ -79,12 +79,13 @@ def remove_partial(folder: Path) -> None:
 
 def _reserve(temporary: Path) -> None:
     """Create the temporary file at once: another writer removes the folder the moment it is empty."""
-    for _ in range(100):
-        with contextlib.suppress(FileNotFoundError, FileExistsError):
+    for attempt in range(100):
+        try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch()
-            return
-    raise FileNotFoundError(errno.ENOENT, "its temporary folder keeps vanishing", str(temporary))
+            return temporary.touch()
+        except (FileNotFoundError, FileExistsError):
+            if attempt == 99:
+                raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -71,6 +71,11 @@ class Dataset:
     def __post_init__(self) -> None:
         require(min(self.shape) >= 2, "image_size", "every side must be at least 2")
         require(self.window[0] < self.window[1], "window", "must rise, e.g. [-1000, 1000]")
+        require(
+            self.intensity == "paper" or self.is_ct,
+            "intensity",
+            "fixed-window is for CT: MR intensities have no unit (nifti files of CT: data.modality=ct)",
+        )
         require(0 <= self.crop_margin < 0.5, "crop_margin", "must be at least 0 and below 0.5")
 
     @property

@@ -81,7 +81,6 @@ def write_phantoms(folder: Path, count: int, size: int = 64, seed: int = 0) -> l
         name = f"phantom_{index:04d}"
         path = folder / name / f"{name}-t1n.nii.gz"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             volume = phantom(seed + index, size)
             write_nifti(path, volume.array.astype(np.int16), volume.affine)
         paths.append(path)
