@@ -11,6 +11,7 @@ from command import wdm
 from wdm_cli.cli import demo
 
 
+@pytest.mark.slow
 def test_a_short_demo_and_then_a_longer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PHANTOMS": 4, "PHANTOM_SIZE": 32, "SAMPLES": 2, "SHOWN": 2}.items():
         monkeypatch.setattr(demo, name, value)

@@ -117,7 +117,8 @@ def test_another_protocol_in_the_same_folder_is_refused(change: list[Any], run: 
     ("change", "reason"),
     [(sets("train.lr=1"), "no effect on sampling"), (sets("model.dropout=0.1"), "fixed by its training"),
      (sets("diffusion.schedule=cosine"), "fixed by its training"), (sets("data.dir=x"), "no effect on sampling"),
-     (sets("data.kind=lidc-idri", "data.intensity=fixed-window"), "fixed by its training"), (["--preset", "ours_unet_128"], "another network")],
+     (sets("data.kind=lidc-idri", "data.intensity=fixed-window"), "fixed by its training"),
+     (["--preset", "ours_unet_128"], "another network")],
     ids=str,
 )  # fmt: skip
 def test_settings_without_effect_are_refused(change: list[str], reason: str, run: Path, tmp_path: Path) -> None:

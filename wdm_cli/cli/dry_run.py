@@ -25,12 +25,13 @@ def show_dry_run(resolved: Resolved, device: torch.device) -> None:
     inventory = find_cases(resolved)
     costs, free = estimate(resolved.preset), available_memory(device)
     parts = resolved.preset.train.batch_size // resolved.preset.train.accumulate
+    volumes = f"{parts} volume{'s' * (parts > 1)}"
     rows = [
         ("cases", f"{len(inventory.cases)} in {resolved.preset.data.dir} ({len(inventory.ignored)} files ignored)"),
         ("parameters", f"{costs.parameters:,}"),
         (
             "memory of a step",
-            f"about {console.size(costs.training)} at {parts} volume{'s' * (parts > 1)} a pass ({console.size(free)} free)",
+            f"about {console.size(costs.training)} at {volumes} a pass ({console.size(free)} free)",
         ),
         ("of it activations", f"about {console.size(costs.activations)}"),
         ("checkpoint", f"{console.size(costs.checkpoint)}; run folder up to {console.size(costs.disk)}"),

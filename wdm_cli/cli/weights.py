@@ -34,12 +34,10 @@ def weights_file(name: str) -> Path:
     path = weights_folder() / f"{name}.safetensors"
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in weights_folder().glob("*.safetensors"))) or "none yet"
-        raise ResourceError(
-            f"no weights named {name!r} (there are: {names})",
-            hint=f"a file is given as --checkpoint {name}"
-            if Path(name).is_file()
-            else "wdm weights get NAME (`wdm weights list` shows the names), or wdm weights import FILE --preset NAME",
-        )
+        hint = "wdm weights get NAME (`wdm weights list` shows the names), or wdm weights import FILE --preset NAME"
+        if Path(name).is_file():
+            hint = f"a file is given as --checkpoint {name}"
+        raise ResourceError(f"no weights named {name!r} (there are: {names})", hint=hint)
     return path
 
 
