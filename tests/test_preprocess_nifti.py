@@ -157,6 +157,23 @@ def test_brats_cases_of_any_year(tmp_path: Path) -> None:
         plan_brats(tmp_path / "no", MR)
 
 
+def test_brats_cases_of_one_name_in_several_folders_stay_apart_and_usable(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    for name in ("a/C1-t1n", "a/C1-t2f", "b/C1-t1n", "b/C1-t2f", "b/C1_t1", "c/blank and ü-t1n"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(source / f"{name}.nii.gz", head(), AFFINE)
+    (source / "c" / "cut-t1n.nii.gz").write_bytes((source / "a" / "C1-t1n.nii.gz").read_bytes()[:99])
+    entries = list(run(plan_brats(source, MR), out))
+    assert tally(entries) == {"accepted": (5, 5), "repaired": (0, 0), "skipped": (1, 1), "ignored": (1, 1)}
+    cases = [case.name for case in Brats(dir=str(out)).find(out).cases]
+    assert [name.rpartition("-")[0] for name in cases] == ["a_C1_", "b_C1_", "blank_and_"]
+    assert {case.name for case in Brats(dir=str(out), contrast="t2f").find(out).cases} == set(cases[:2])
+    assert [entry.reasons for entry in entries if entry.verdict == "ignored"] == [
+        ("a second file of the same case and contrast",)
+    ]
+    assert str(source) not in (out / "manifest.jsonl").read_text()
+
+
 def test_a_split_holds_out_patients(tmp_path: Path) -> None:
     cases = [f"LIDC-IDRI-{n:04}-{scan}" for n in range(50) for scan in ("aaaaaaaa", "bbbbbbbb")]
     drawn = split(cases, 0.1)

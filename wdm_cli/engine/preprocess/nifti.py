@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from wdm_cli.engine.data.brats import CONTRASTS, NAME
 from wdm_cli.engine.data.inventory import Case, named, stem, walk
 from wdm_cli.engine.data.split import patient_of
 from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.files import safe_name
 from wdm_cli.engine.preprocess.ct import Seen
 from wdm_cli.engine.preprocess.foreign import SUFFIXES, read_volume
 from wdm_cli.engine.preprocess.manifest import Entry
@@ -39,7 +40,10 @@ class FileJob:
     patient = property(lambda self: patient_of(self.case))
 
     def prepare(self) -> Prepared:
-        return prepare(self.path, self.target)
+        try:
+            return prepare(self.path, self.target)
+        except DataError as error:  # reasons go into the manifest, and names of folders may be names of patients
+            raise DataError(error.what.replace(str(self.path), self.path.name)) from error
 
 
 def prepare(path: Path, target: Target) -> Prepared:
@@ -89,17 +93,35 @@ def plan_brats(folder: Path, target: Target) -> Plan:
         DataError: no file is named as in BraTS.
     """
     files, ignored = walk(folder)
-    found: list[tuple[str, Path]] = []
+    found: list[tuple[str, str, Path]] = []
     for path in files:
         match = NAME.fullmatch(stem(path))
         kind = match["kind"].lower() if match else ""
         if match is None or kind == "seg":
             ignored.append((path, "segmentation" if match else "not named as in BraTS"))
         else:
-            found.append((f"{match['case']}-{CONTRASTS.get(kind, kind)}", path))
-    cases = named(found, folder)
+            found.append((match["case"], CONTRASTS.get(kind, kind), path))
+    cases = named(_brats_names(found, folder, ignored), folder)
     jobs = [_job(case, f"{case.name.rpartition('-')[0]}/{case.name}.nii.gz", folder, target) for case in cases]
     return _plan("brats", jobs, ignored, folder, target, "files named CASE-t1n.nii.gz, CASE_flair.nii.gz, …")
+
+
+def _brats_names(
+    found: list[tuple[str, str, Path]], folder: Path, ignored: list[tuple[Path, str]]
+) -> list[tuple[str, Path]]:
+    """CASE-CONTRAST of every file; cases of one name in several folders take their folder into it."""
+    homes: dict[str, set[Path]] = defaultdict(set)
+    for case, _, path in found:
+        homes[case.lower()].add(path.parent)
+    names: dict[str, Path] = {}
+    for case, contrast, path in found:
+        alone = len(homes[case.lower()]) == 1
+        text = case if alone else f"{(path.parent / case).relative_to(folder)} "  # the blank brings a hash
+        name = f"{safe_name(text, limit=60)}-{contrast}"
+        if name in names:
+            ignored.append((path, "a second file of the same case and contrast"))
+        names.setdefault(name, path)
+    return list(names.items())
 
 
 def _job(case: Case, output: str, folder: Path, target: Target) -> FileJob:
