@@ -222,3 +222,10 @@ def test_a_signal_ends_with_75_and_the_next_run_is_exact(number: signal.Signals,
     train(heads, run, "--steps", step + 2)
     train(heads, tmp_path / "straight", "--steps", step + 2)
     assert weights(run) == weights(tmp_path / "straight")
+
+
+def test_other_settings_are_refused_before_any_volume_is_read(heads: Path, tmp_path: Path) -> None:
+    assert train(heads, tmp_path / "run", "--steps", 1).code == 0
+    other = train(tmp_path / "not there", tmp_path / "run", "--steps", 2, "--set", "train.lr=0.5")
+    assert other.code == 2
+    assert "0.5 now" in other.err

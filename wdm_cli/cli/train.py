@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wdm_cli.config import Resolved
     from wdm_cli.engine.data.cache import VolumeCache
     from wdm_cli.engine.data.inventory import Inventory
+    from wdm_cli.engine.preset import Preset
     from wdm_cli.engine.train import Trainer, TrainStep
 
 RUNS = Path("runs")
@@ -138,6 +139,7 @@ def run_training(
     from wdm_cli.engine.train import Trainer
 
     with StopRequest("stopping after this step and a checkpoint", max_hours) as stop:
+        refuse_other_settings(run, resolved.preset)
         inventory = find_cases(resolved)
         check_writable(run)
         volumes = open_volumes(resolved, inventory, workers, stop)
@@ -150,6 +152,17 @@ def run_training(
         )
     source = shlex.quote(str(run))
     console.note(f"finished at step {trainer.step:,}; next: wdm sample -n 4 --out samples/ --run {source}")
+
+
+def refuse_other_settings(run: Path, preset: Preset) -> None:
+    """Find out now, not when hundreds of volumes are cached; `resume` asks the checkpoint itself once more."""
+    from wdm_cli.config import read_toml
+    from wdm_cli.engine.preset import from_dict
+    from wdm_cli.engine.run import checkpoint_files, refuse_changes
+
+    stored = run / "preset.toml"
+    if checkpoint_files(run) and stored.is_file():
+        refuse_changes(run, from_dict(read_toml(stored), origin=str(stored)), preset)
 
 
 def check_writable(run: Path) -> None:
