@@ -10,7 +10,9 @@ from typing import Any
 from command import wdm
 
 from wdm_cli.cli import about
-from wdm_cli.config import preset_names
+from wdm_cli.config import preset_names, preset_path, read_toml
+
+TINY = read_toml(preset_path("tiny"))
 
 
 def test_list_show_and_copy(tmp_path: Path) -> None:
@@ -22,7 +24,7 @@ def test_list_show_and_copy(tmp_path: Path) -> None:
     assert tomllib.loads(wdm("presets", "show", "tiny").out)["name"] == "tiny"
     copied = wdm("presets", "copy", "tiny", tmp_path / "mine.toml")
     assert copied.code == 0
-    assert tomllib.loads((tmp_path / "mine.toml").read_text())["model"]["base_channels"] == 32
+    assert tomllib.loads((tmp_path / "mine.toml").read_text()) == TINY
     assert wdm("presets", "copy", "ours_unet_128", tmp_path).code == 0
     assert (tmp_path / "ours_unet_128.toml").exists()
     again = wdm("presets", "copy", "tiny", tmp_path / "mine.toml")
@@ -47,7 +49,7 @@ def test_config_shows_value_and_source(monkeypatch: Any) -> None:
     rows = {line.split("\t")[0]: line.split("\t")[1:] for line in result.out.splitlines()}
     assert rows["train.lr"] == ["2e-05", "--set train.lr"]
     assert rows["train.seed"] == ["7", "environment WDM_TRAIN__SEED"]
-    assert rows["train.batch_size"] == ["4", "preset tiny"]
+    assert rows["train.batch_size"] == [str(TINY["train"]["batch_size"]), "preset tiny"]
     assert rows["train.keep"][1] == "default"
     answer = json.loads(wdm("config", "show", "--preset", "tiny", "--json").out)
     assert answer["values"]["train"]["seed"] == 7

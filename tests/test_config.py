@@ -34,7 +34,13 @@ def test_every_layer_beats_the_one_below(tmp_path: Path) -> None:
         options={"train.seed": 5, "train.steps": None},
     )  # fmt: skip
     train = resolved.preset.train
-    assert (train.batch_size, train.lr, train.warmup, train.ema, train.seed) == (4, 2e-5, 3, 0.4, 5)
+    assert (train.batch_size, train.lr, train.warmup, train.ema, train.seed) == (
+        BASE["train"]["batch_size"],
+        2e-5,
+        3,
+        0.4,
+        5,
+    )
     sources = {path.removeprefix("train."): source for path, _, source in resolved.rows()}
     assert [sources[key] for key in ("weight_decay", "batch_size", "lr", "warmup", "ema", "seed")] == [
         "default", "preset tiny", f"file {file}", "environment WDM_TRAIN__WARMUP", "--set train.ema", "option",

@@ -39,7 +39,7 @@ def tables(kind: str = "unet", **train: Any) -> dict[str, Any]:
         "name": "x",
         "model": {"kind": kind, "base_channels": 32, "channel_multipliers": [1, 2, 2], "res_blocks": 2, "groups": 8},
         "data": {"kind": "nifti", "image_size": 64},
-        "train": {"batch_size": 2, **train},
+        "train": {"batch_size": 2, "lr": 1e-4, **train},
     }
 
 

@@ -154,15 +154,15 @@ class SampleFolder:
 
     def finish(self, seed: int) -> None:
         """Make samples.csv complete and in order, and the preview of the first samples."""
-        files = self.existing()
         with self.claims.shared_files():
+            files = self.existing()
             known = {row["index"]: row for row in self._rows()}
             rows = [known.get(str(i)) or asdict(_row(i, seed + i, p, _stored(p).array, None)) for i, p in files.items()]
             self._write_rows(rows)
-        shown = list(files.values())[:PREVIEW_COUNT]
-        volumes = [_stored(path) for path in shown]
-        group = Group(f"{self.preset.name}, synthetic", volumes, [path.name for path in shown])
-        save_png(self.folder / "preview.png", mosaic([group], self.window))
+            shown = list(files.values())[:PREVIEW_COUNT]
+            volumes = [_stored(path) for path in shown]
+            group = Group(f"{self.preset.name}, synthetic", volumes, [path.name for path in shown])
+            save_png(self.folder / "preview.png", mosaic([group], self.window))
 
     def _rows(self) -> list[dict[str, Any]]:
         path = self.folder / "samples.csv"
