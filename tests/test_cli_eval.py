@@ -156,13 +156,15 @@ def test_all_scores_name_every_bad_file_before_they_begin(folders):
     array = np.full((16, 16, 16), 0.5, np.float32)
     array[0] = np.nan
     nib.save(nib.Nifti1Image(array, np.eye(4)), fake / "sample_000007.nii.gz")
-    nib.save(nib.Nifti1Image(array.clip(0, 0) + 300, np.eye(4)), fake / "sample_000008.nii.gz")
+    hu = np.linspace(-1000, 300, 16**3, dtype=np.float32).reshape(16, 16, 16)
+    nib.save(nib.Nifti1Image(hu, np.eye(4)), fake / "sample_000008.nii.gz")
     args = ("--real", real, "--fake", fake, "--weights", "random", "--device", "cpu")
     code, out, err = invoke("eval", "all", *args)
     assert (code, out) == (3, "")
     assert "2 of 4 files cannot be used" in err
     assert "sample_000007.nii.gz" in err
     assert "sample_000008.nii.gz" in err
+    assert "CT in HU is read with --intensity fixed-window" in err
 
 
 def test_single_scores_and_comparison_of_results(folders, tmp_path):

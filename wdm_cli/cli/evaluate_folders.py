@@ -120,10 +120,12 @@ def check_sanity(volumes: Volumes) -> None:
     result = follow(inspect(volumes.root, volumes.intensity))
     if result.unusable:
         listed = "; ".join(f"{finding.file.name}: {finding.text}" for finding in result.unusable[:5])
+        in_hu = any("[0, 1]" in finding.text for finding in result.unusable)
         raise DataError(
             f"{volumes.root}: {len(result.unusable)} of {result.n} files cannot be used",
             why=listed,
-            hint=f"wdm eval sanity --fake {volumes.root} lists all of them",
+            hint=f"wdm eval sanity --fake {volumes.root} lists all of them"
+            + "; CT in HU is read with --intensity fixed-window" * in_hu,
         )
     for finding in result.findings[:5]:
         console.warn(f"{finding.file.name}: {finding.text}")
