@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command import sets, start, wdm
 from small import SETS
@@ -229,3 +230,12 @@ def test_other_settings_are_refused_before_any_volume_is_read(heads: Path, tmp_p
     other = train(tmp_path / "not there", tmp_path / "run", "--steps", 2, "--set", "train.lr=0.5")
     assert other.code == 2
     assert "0.5 now" in other.err
+
+
+def test_stretched_voxels_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    from wdm_cli.cli.train import warn_of_stretched
+
+    warn_of_stretched(np.diag([2.0, 2.1, 2.0, 1.0]))
+    assert capsys.readouterr().err == ""
+    warn_of_stretched(np.diag([0.7, -0.7, 2.5, 1.0]))
+    assert "0.7×0.7×2.5 mm" in capsys.readouterr().err

@@ -12,7 +12,7 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="A TOML file laid over the preset.", dir_okay=False)
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key, e.g. train.lr=2e-5. Repeatable.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, e.g. data.image_size=64. Repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON on stdout.")]
 DeviceOption = Annotated[

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 PREVIEW_STEPS, PREVIEW_VOLUMES = 50, 2
 MOST_WARNINGS = 5
+NOT_CUBIC = 1.1  # ratio of voxel sides beyond which anatomy looks stretched
 
 
 def train(
@@ -115,7 +116,18 @@ def open_volumes(
         console.warn(text)
     if len(warnings) > MOST_WARNINGS:
         console.warn(f"… and {len(warnings) - MOST_WARNINGS} more cases; `wdm verify {data.dir}` lists them all")
+    warn_of_stretched(volumes.affine)
     return volumes
+
+
+def warn_of_stretched(affine: Any) -> None:
+    """Volumes are padded and averaged in voxels: voxels that are no cubes stay stretched."""
+    import numpy as np
+
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    if sides.max() > NOT_CUBIC * sides.min():
+        text = "×".join(f"{side:.2g}" for side in sides)
+        console.warn(f"the model's voxels are {text} mm, not cubes; `wdm preprocess nifti|lidc` resamples first")
 
 
 def cache_folder() -> Path:

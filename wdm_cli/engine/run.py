@@ -86,13 +86,16 @@ def latest_checkpoint(run: Path) -> tuple[Checkpoint, tuple[str, ...]]:
 
 def newest_run(root: Path) -> Path:
     """The run under `root` whose checkpoint was written last."""
-    files = sorted(root.glob("*/checkpoints/step_*.pt"), key=lambda path: path.stat().st_mtime)
-    if not files:
+    written: dict[Path, float] = {}
+    for path in root.glob("*/checkpoints/step_*.pt"):
+        with contextlib.suppress(FileNotFoundError):  # a training at work drops old checkpoints
+            written[path] = path.stat().st_mtime
+    if not written:
         raise CheckpointError(
             f"no trained run under {root.absolute()}",
             hint="train one with `wdm train`, or name a source: --run DIR, --checkpoint FILE or --weights NAME",
         )
-    return files[-1].parents[1]
+    return max(written, key=lambda path: written[path]).parents[1]
 
 
 def resume(run: Path, trainer: Trainer) -> Resumed | None:
