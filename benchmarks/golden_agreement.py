@@ -13,6 +13,7 @@ import argparse
 import json
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -28,8 +29,8 @@ from golden import recipe  # noqa: E402
 
 from wdm_cli.engine.data.transforms import fit, unit_mr  # noqa: E402
 from wdm_cli.engine.diffusion import clamp_in_image_space, loss, make_schedule  # noqa: E402
+from wdm_cli.engine.metrics.extractor import load_extractor  # noqa: E402
 from wdm_cli.engine.metrics.fid import frechet_distance  # noqa: E402
-from wdm_cli.engine.metrics.resnet import ResNet  # noqa: E402
 from wdm_cli.engine.metrics.ssim import ms_ssim, prepare  # noqa: E402
 from wdm_cli.engine.models import UNet, WavUNet  # noqa: E402
 from wdm_cli.engine.samplers import DDPM  # noqa: E402
@@ -106,10 +107,10 @@ def msssim() -> float:
 
 def features() -> float:
     state = recipe.golden_state_dict(KEYS["medicalnet_resnet50"])
-    extractor = ResNet(50).eval()
-    extractor.load_state_dict({name.removeprefix("module."): value for name, value in state.items()}, strict=False)
-    with torch.no_grad():
-        found = extractor(recipe.smooth_volume(128, 100)).flatten()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "resnet_50_23dataset.pth"
+        torch.save({"state_dict": state}, file)
+        found = load_extractor(str(file), device="cpu")(recipe.smooth_volume(128, 100)).flatten()
     expected = VALUES["fid/features128/volume0"]
     value = torch.tensor(expected["value"], dtype=torch.float64)
     return float((found.double()[expected["index"]] / value - 1).abs().max())
