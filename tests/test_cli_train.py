@@ -9,6 +9,7 @@ import signal
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from command import sets, start, wdm
 from small import SETS
 
+from wdm_cli.cli import stop
 from wdm_cli.engine.checkpoint import read
 from wdm_cli.engine.data.phantom import write_phantoms
 
@@ -166,8 +168,10 @@ def test_too_little_memory_ends_with_6(heads: Path, tmp_path: Path, monkeypatch:
     assert "Traceback" not in result.err
 
 
-def test_a_time_limit_ends_with_75(heads: Path, tmp_path: Path) -> None:
-    result = train(heads, tmp_path / "run", "--steps", 100_000, "--max-hours", 0.001)
+def test_a_time_limit_ends_with_75(heads: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    hours = iter(range(1000))  # the clock is looked at once at the start, then between steps
+    monkeypatch.setattr(stop, "time", SimpleNamespace(monotonic=lambda: next(hours) * 3600.0))
+    result = train(heads, tmp_path / "run", "--steps", 100_000, "--max-hours", 8)
     assert result.code == 75
     assert "stopped by time limit at step" in result.err
     assert "the checkpoint is saved" in result.err
