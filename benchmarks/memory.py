@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,9 @@ def peak(job: Any, preset: Preset) -> float:
 
 def measured(job: Any, preset: Preset) -> float:
     job(preset)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    # not ru_maxrss, which a child inherits from the process that started it
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) * 1024 / 1e9
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import peak
 import pytest
 import torch
 from golden.recipe import golden_state_dict, normal
@@ -176,10 +177,10 @@ def test_hostile_files_are_refused_and_nothing_runs(kind: str, tmp_path: Path) -
         patch.setattr("warnings.warn", lambda *args, **kwargs: None)
         made = make(path)
     del made
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak.reset()
     assert reason in refused(path).what
     assert not (tmp_path / "canary").exists()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+    assert peak.peak() - before < 300e6
 
 
 def test_the_canary_sings_where_files_are_trusted(tmp_path: Path) -> None:

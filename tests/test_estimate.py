@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ from wdm_cli.engine.preset import from_dict
 from wdm_cli.engine.train import Trainer
 
 STEP = """
-import json, resource, sys
-import numpy as np, torch
+import json, sys
+import numpy as np, peak, torch
 from wdm_cli.engine.preset import from_dict
 from wdm_cli.engine.train import Trainer
 class Noise:
@@ -30,7 +31,7 @@ preset = from_dict(json.loads(sys.argv[1]))
 torch.set_num_threads(1)
 steps = Trainer(preset, Noise(), torch.device("cpu")).run()
 next(steps), next(steps), steps.close()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak.peak())
 """
 
 
@@ -58,7 +59,11 @@ SLOW = pytest.mark.slow
 def test_the_estimate_is_within_15_percent_of_a_real_step(kind: str, changes: dict[str, Any]) -> None:
     settings = tables(kind, **changes)
     # without this glibc keeps freed tensors, and the process is larger than what it uses
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
     child = [sys.executable, "-c", STEP, json.dumps(settings)]
     measured = int(subprocess.run(child, capture_output=True, check=True, env=environment).stdout)
     assert estimate(from_dict(settings)).training == pytest.approx(measured, rel=0.15)
