@@ -132,6 +132,17 @@ def settings_of(source: Checkpoint, preset: str | None, sets: list[str], options
     return settings
 
 
+def warn_of_differing_names(source: Checkpoint, settings: Preset) -> None:
+    """Tensors that stand in a file twice should be equal."""
+    from wdm_cli.engine.checkpoint import differing_twins
+
+    if names := differing_twins(source.weights, settings.model):
+        console.warn(
+            f"{source.path}: {len(names)} tensors differ under their two names ({names[0]}, …); "
+            "the second is taken, as the official code does"
+        )
+
+
 def sample_into(
     out: Path,
     source: Checkpoint,
@@ -154,6 +165,7 @@ def sample_into(
     network = None
     if missing:  # before the folder is touched: the weights may not fit
         network, _ = build_network(source, settings if source.preset is None else None, ema=ema)
+        warn_of_differing_names(source, settings)
         network = network.to(device)
     about = {"command": "sample", "checkpoint": str(source.path), "step": source.step, **provenance(device, sys.argv)}
     folder.open(about, overwrite=overwrite)

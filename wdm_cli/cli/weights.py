@@ -101,7 +101,7 @@ def import_weights(
 
 def import_model(file: Path, preset: str | None, name: str) -> Path:
     """Check a model's weights against its network and keep them as safetensors under a name."""
-    from wdm_cli.cli.sample import settings_of
+    from wdm_cli.cli.sample import settings_of, warn_of_differing_names
     from wdm_cli.engine.checkpoint import export, read
     from wdm_cli.engine.errors import ConfigError
 
@@ -113,6 +113,7 @@ def import_model(file: Path, preset: str | None, name: str) -> Path:
             f"weights named {to.stem!r} exist", why="nothing is overwritten", hint="choose another --name"
         )
     export(to, source, settings)
+    warn_of_differing_names(source, settings)
     console.note(f"{file} fits {settings.name}; kept as {to.stem}")
     return to
 

@@ -23,6 +23,7 @@ from wdm_cli import __version__
 from wdm_cli.engine.errors import CheckpointError, ConfigError
 from wdm_cli.engine.files import atomic_publish, require_space, sha256_file, write_json
 from wdm_cli.engine.models.blocks import Network
+from wdm_cli.engine.models.settings import NetworkSettings
 from wdm_cli.engine.preset import Preset, from_dict
 from wdm_cli.engine.safe_load import (
     State,
@@ -145,17 +146,19 @@ def _from_metadata(path: Path, digest: str, weights: State, metadata: Mapping[st
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
     """Copy weights into a network, all of them or none.
 
-    A tensor that the network has under two names (the WavU-Net's doubled block) may stand under one.
+    A tensor that the network has under two names (the WavU-Net's doubled block) may stand under one. Where both
+    stand and differ the second counts, as it does in the official code, which loads one after the other.
 
     Raises:
-        CheckpointError: names are missing or extra, shapes differ, values are not finite, or two names of one
-            tensor disagree; with counts and the first five names.
+        CheckpointError: names are missing or extra, shapes differ or values are not finite; with counts and the
+            first five names.
     """
-    weights, twins = dict(weights), twin_names(network)
-    for name, twin in twins.items():
-        for one, other in ((name, twin), (twin, name)):
-            if one in weights:
-                weights.setdefault(other, weights[one])
+    weights = dict(weights)
+    for second, first in twin_names(network).items():
+        if second in weights:
+            weights[first] = weights[second]
+        elif first in weights:
+            weights[second] = weights[first]
     # shapes first: a few bytes can claim a tensor of any size
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     odd = [f"{n} {tuple(weights[n].shape)}≠{own[n]}" for n in own if n in weights and tuple(weights[n].shape) != own[n]]
@@ -168,14 +171,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str)
         },
         "choose the preset the file was trained with (`wdm presets list`)",
     )
-    _refuse(
-        f"{origin}: damaged",
-        {
-            "not finite": [name for name in own if not torch.isfinite(weights[name]).all()],
-            "unlike its second name": [name for name in twins if not torch.equal(weights[name], weights[twins[name]])],
-        },
-        "download or copy it again",
-    )
+    not_finite = [name for name in own if not torch.isfinite(weights[name]).all()]
+    _refuse(f"{origin}: damaged", {"not finite": not_finite}, "download or copy it again")
     network.load_state_dict(weights)
 
 
@@ -196,6 +193,14 @@ def twin_names(network: nn.Module) -> dict[str, str]:
         else:
             first[id(parameter)] = name
     return twins
+
+
+def differing_twins(weights: Mapping[str, Tensor], model: NetworkSettings) -> list[str]:
+    """Second names whose values are not those of the first; no file of a trained model has any."""
+    with torch.device("meta"):
+        twins = twin_names(model.build())
+    both = [(second, first) for second, first in twins.items() if second in weights and first in weights]
+    return [second for second, first in both if not torch.equal(weights[second], weights[first])]
 
 
 def build_network(checkpoint: Checkpoint, preset: Preset | None = None, *, ema: bool = True) -> tuple[Network, Preset]:
