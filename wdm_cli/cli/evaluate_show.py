@@ -85,7 +85,8 @@ def protocol_rows(report: Report) -> list[tuple[str, str]]:
     rows.append(("shape", "×".join(map(str, stamp["shape"]))))
     rows.append(("intensity", " ".join(map(str, stamp["intensity"].values()))))
     for kind, settings in stamp["metrics"].items():
-        if text := ", ".join(f"{key} {value}" for key, value in settings.items() if key != "kind"):
+        shown = {key: "all" if (key, value) == ("pairs", 0) else value for key, value in settings.items()}
+        if text := ", ".join(f"{key} {value}" for key, value in shown.items() if key != "kind"):
             rows.append((kind, text))
     rows.append(("seed", str(stamp["seed"])))
     rows.append(("versions", ", ".join(f"{name} {stamp['versions'][name]}" for name in ("wdm", "torch", "numpy"))))

@@ -76,7 +76,8 @@ def size_warnings(real: Volumes | None, fake: Volumes, width: int) -> list[str]:
         return []
     found = []
     if len(real) != len(fake):
-        found.append(f"{len(real)} real and {len(fake)} generated volumes: FID depends on n, compare at equal n only")
+        depends = "FID depends on n, " if width else ""
+        found.append(f"{len(real)} real and {len(fake)} generated volumes: {depends}compare at equal n only")
     n = min(len(real), len(fake))
     if n < width:
         found.append(f"n = {n} is below the {width} feature dimensions: FID is biased upwards, compare at equal n only")
