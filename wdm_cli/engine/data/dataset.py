@@ -5,6 +5,7 @@ No torch, and numpy only when a file is read: configuration imports this.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -47,7 +48,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
+class Dataset(ABC):
     """Settings of a folder of volumes.
 
     image_size: side of the training volume, or three sides along the array's axes i, j, k.
@@ -90,13 +91,13 @@ class Dataset:
         return False
 
     @classmethod
+    @abstractmethod
     def recognises(cls, path: Path) -> bool:
         """Whether a file is named as in this layout."""
-        raise NotImplementedError
 
+    @abstractmethod
     def case(self, path: Path) -> tuple[str, str]:
         """(name, "") if a file is a case of this data set, else ("", the reason why not)."""
-        raise NotImplementedError
 
     def find(self, root: Path) -> Inventory:
         """All cases below a folder, at any depth, or the wanted part of them.

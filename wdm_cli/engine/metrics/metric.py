@@ -9,6 +9,7 @@ to read it.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ DEFAULTS = Options()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
+class Metric(ABC):
     """Common ground of both sorts."""
 
     kind: str
@@ -93,6 +94,7 @@ class FeatureMetric(Metric):
         """A volume [D, H, W] in [0, 1] as a row [F], for metrics that need no network (`describes`)."""
         raise NotImplementedError
 
+    @abstractmethod
     def score(self, real: NDArray[np.floating], fake: NDArray[np.floating], seed: int) -> dict[str, float]:
         """Values by the names of `directions`.
 
@@ -100,15 +102,14 @@ class FeatureMetric(Metric):
             real, fake: rows [n, F] and [m, F] of any float type.
             seed: of any random choice the metric makes.
         """
-        raise NotImplementedError
 
 
 class VolumeMetric(Metric):
     """Looks at the volumes themselves."""
 
+    @abstractmethod
     def score(self, real: Volumes | None, fake: Volumes, options: Options) -> Steps[Found]:
         """Values and remarks, while yielding progress."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
