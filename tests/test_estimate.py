@@ -72,7 +72,7 @@ def test_the_estimate_is_within_15_percent_of_a_real_step(kind: str, changes: di
 def test_settings_that_save_memory_save_memory() -> None:
     plain = estimate(from_dict(tables()))
     for changes in ({"checkpointing": True}, {"accumulate": 2}, {"precision": "bf16"}):
-        assert estimate(from_dict(tables(**changes))).training < 0.8 * plain.training, changes
+        assert estimate(from_dict(tables(**changes))).activations < 0.7 * plain.activations, changes
     assert plain.parameters == sum(p.numel() for p in from_dict(tables()).model.build().parameters())
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import torch
 
 PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset's name (`wdm presets list`) or file.")]
 ConfigOption = Annotated[
@@ -24,3 +27,13 @@ DatasetOption = Annotated[
         "--dataset", help="brats, lidc-idri, adni, mrnet, fastmri or nifti (data.kind); default: the preset's."
     ),
 ]
+
+
+def open_device(name: str) -> torch.device:
+    """The device of --device, with this process made ready for long work on it."""
+    from wdm_cli.engine.device import choose_device, keep_freed_memory
+
+    device = choose_device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device

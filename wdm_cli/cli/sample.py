@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import DeviceOption, SetOption
+from wdm_cli.cli.options import DeviceOption, SetOption, open_device
 from wdm_cli.cli.train import RUNS
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def sample(
             raise ConfigError(f"no such file or folder: {path}", hint="give a run folder or a weights file")
     refuse_idle_sets(sets or [])
 
-    from wdm_cli.engine.device import choose_device
-
-    chosen = choose_device(device)
+    chosen = open_device(device)
     source = find_source(run, checkpoint, weights)
     options = {"sample.kind": sampler, "sample.steps": steps}
     settings = settings_of(source, preset, sets or [], options)

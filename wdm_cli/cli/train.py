@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import ConfigOption, DatasetOption, DeviceOption, SetOption
+from wdm_cli.cli.options import ConfigOption, DatasetOption, DeviceOption, SetOption, open_device
 
 if TYPE_CHECKING:
     import torch
@@ -69,9 +69,7 @@ def train(
     if run.exists() and not run.is_dir():
         raise ConfigError(f"--out {run}: is a file, not a folder")
 
-    from wdm_cli.engine.device import choose_device
-
-    chosen = choose_device(device)
+    chosen = open_device(device)
     if dry_run:
         from wdm_cli.cli.dry_run import show_dry_run
 

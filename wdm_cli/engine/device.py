@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -64,6 +65,20 @@ def memory_errors(explain: Callable[[str], OutOfMemoryError]) -> Iterator[None]:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
             raise explain(next(iter(str(error).splitlines()), "")) from error
         raise
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that its CPU tensors give back; True where the C library can (glibc).
+
+    glibc returns blocks of some megabytes to the kernel at once and gets them anew, zeroed, page fault by page fault: on a
+    CPU that costs more than the arithmetic of all but the convolutions. The price is memory that stays with the process.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    trim_threshold, top_pad, most_mmaps = -1, -2, -4  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of malloc.h
+    settings = {most_mmaps: 0, trim_threshold: 2**31 - 1, top_pad: 64 * 2**20}
+    return all(library.mallopt(key, value) for key, value in settings.items())
 
 
 def synchronize(device: torch.device) -> None:

@@ -12,56 +12,70 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from wdm_cli.engine.haar import haar, inverse_haar
+
 # What the network sees of the LLL band is LLL / 3. √8 would map a constant volume to itself exactly;
 # 3 is what the released weights were trained with (wdm-3d), so 3 is the compatibility value.
 LLL_SCALE = 3.0
 _SQRT_HALF = 0.5**0.5
 
 
-def dwt(x: Tensor, wavelet: str = "haar") -> Tensor:
+def dwt(x: Tensor, wavelet: str = "haar", lll_scale: float = 1.0) -> Tensor:
     """Transform features to sub-bands.
 
     Args:
         x: [B, C, D, H, W] with even D, H, W; float32 or float64 (half precisions are computed in
             float32 and returned as they came, also inside autocast).
         wavelet: an orthonormal wavelet of PyWavelets ("haar", "db2", …), periodised at the borders.
+        lll_scale: what the LLL band is multiplied by.
 
     Returns:
-        [B, 8, C, D/2, H/2, W/2], energy preserved.
+        [B, 8, C, D/2, H/2, W/2], energy preserved (but for lll_scale).
 
     Raises:
         ValueError: an axis is odd or empty.
     """
     if x.dim() != 5 or any(n < 2 or n % 2 for n in x.shape[2:]):
         raise ValueError(f"the wavelet transform needs [B, C, D, H, W] with even D, H, W; got {tuple(x.shape)}")
-    dtype = x.dtype
-    bands = [x if dtype in (torch.float32, torch.float64) else x.float()]
-    for dim in (2, 3, 4):  # first axis first, so that its letter varies slowest
-        bands = [half for band in bands for half in _analyse(band, dim, wavelet)]
-    return torch.stack(bands, dim=1).to(dtype)
+    return haar(x, lll_scale) if _is_lean(x, wavelet) else plain_dwt(x, wavelet, lll_scale)
 
 
-def idwt(bands: Tensor, wavelet: str = "haar") -> Tensor:
-    """Inverse of `dwt`: [B, 8, C, d, h, w] -> [B, C, 2d, 2h, 2w]."""
+def idwt(bands: Tensor, wavelet: str = "haar", lll_scale: float = 1.0) -> Tensor:
+    """Inverse of `dwt` without its scale: [B, 8, C, d, h, w], LLL times lll_scale -> [B, C, 2d, 2h, 2w]."""
     if bands.dim() != 6 or bands.shape[1] != 8:
         raise ValueError(f"the inverse transform needs [B, 8, C, d, h, w]; got {tuple(bands.shape)}")
-    dtype = bands.dtype
-    parts = list((bands if dtype in (torch.float32, torch.float64) else bands.float()).unbind(1))
-    for dim in (4, 3, 2):
-        parts = [_synthesise(low, high, dim, wavelet) for low, high in zip(parts[::2], parts[1::2], strict=True)]
-    return parts[0].to(dtype)
+    return inverse_haar(bands, lll_scale) if _is_lean(bands, wavelet) else plain_idwt(bands, wavelet, lll_scale)
 
 
 def encode(volume: Tensor, wavelet: str = "haar") -> Tensor:
     """Volume [B, 1, D, H, W] -> coeffs [B, 8, D/2, H/2, W/2] as the network sees them (LLL / 3)."""
-    coeffs = dwt(volume, wavelet).squeeze(2)
-    return torch.cat([coeffs[:, :1] / LLL_SCALE, coeffs[:, 1:]], dim=1)
+    return dwt(volume, wavelet, 1 / LLL_SCALE).squeeze(2)
 
 
 def decode(coeffs: Tensor, wavelet: str = "haar") -> Tensor:
     """Inverse of `encode`: coeffs [B, 8, d, h, w] -> volume [B, 1, 2d, 2h, 2w]."""
-    bands = torch.cat([coeffs[:, :1] * LLL_SCALE, coeffs[:, 1:]], dim=1)
-    return idwt(bands.unsqueeze(2), wavelet)
+    return idwt(coeffs.unsqueeze(2), wavelet, LLL_SCALE)
+
+
+def _is_lean(x: Tensor, wavelet: str) -> bool:
+    return wavelet == "haar" and x.device.type == "cpu" and x.dtype != torch.float64
+
+
+def plain_dwt(x: Tensor, wavelet: str, lll_scale: float) -> Tensor:
+    """`dwt` as it is defined, axis by axis, on any device."""
+    bands = [x if x.dtype in (torch.float32, torch.float64) else x.float()]
+    for dim in (2, 3, 4):  # first axis first, so that its letter varies slowest
+        bands = [half for band in bands for half in _analyse(band, dim, wavelet)]
+    return torch.stack([bands[0] * lll_scale, *bands[1:]], dim=1).to(x.dtype)
+
+
+def plain_idwt(bands: Tensor, wavelet: str, lll_scale: float) -> Tensor:
+    """`idwt` as it is defined, axis by axis, on any device."""
+    lll, *high = (bands if bands.dtype in (torch.float32, torch.float64) else bands.float()).unbind(1)
+    parts = [lll * lll_scale, *high]
+    for dim in (4, 3, 2):
+        parts = [_synthesise(low, high, dim, wavelet) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0].to(bands.dtype)
 
 
 def _analyse(x: Tensor, dim: int, wavelet: str) -> tuple[Tensor, Tensor]:

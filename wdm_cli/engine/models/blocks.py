@@ -7,68 +7,36 @@ that a state_dict is an official file as it stands.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-Resample = Callable[[Tensor], Tensor]
+from wdm_cli.engine.models.kernels import Norm, Resample, autocast_dtype, conv_precision, norm_act, norm_act_conv
+
 COEFF_CHANNELS = 8  # sub-bands in, sub-bands out
 
 
 class NormAct(nn.GroupNorm):
-    """SiLU(GroupNorm(x)) in float32 whatever the precision around it; returned in the precision of x.
+    """SiLU(GroupNorm(x)), computed in float32, returned in the precision of x."""
 
-    One step of autograd that keeps x alone and computes the rest again in the backward pass: the peak of
-    a float32 training step of ours_unet_128 falls from 4.7 to 3.8 GB, and the step is no slower.
-    """
+    @property
+    def parts(self) -> Norm:
+        return Norm(self.weight, self.bias, self.num_groups, self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _NormAct.apply(x, self.weight, self.bias, self.num_groups, self.eps)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _NormAct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        normed, mean, rstd = _group_norm(x, weight, bias, groups, eps)
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.groups, ctx.eps = groups, eps
-        return F.silu(normed, inplace=True).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, rstd = ctx.saved_tensors
-        normed, _, _ = _group_norm(x, weight, bias, ctx.groups, ctx.eps)
-        grad = torch.ops.aten.silu_backward(grad.float().contiguous(), normed)
-        batch, channels = x.shape[:2]
-        of_x, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
-            grad, x.float().contiguous(), mean, rstd, weight, batch, channels, x[0, 0].numel(), ctx.groups, [True] * 3
-        )
-        return of_x.to(x.dtype), of_weight, of_bias, None, None
-
-
-def _group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised x in float32, with the mean and 1/std of each group."""
-    batch, channels = x.shape[:2]
-    return torch.native_group_norm(x.float().contiguous(), weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
+        return norm_act(x, self.parts)
 
 
 class Conv3(nn.Conv3d):
-    """Conv3d that stays in float32 where oneDNN 3.12 (torch 2.13, CPU) goes wrong in bf16.
-
-    There the weight gradient of a 3×3×3 kernel on a grid with two planes is made of uninitialised memory. The
-    lowest level of the WavU-Net is such a grid.
-    """
+    """Conv3d that stays in float32 where bf16 goes wrong (`kernels.conv_precision`)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] == 2 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(x.float())
+        precision = autocast_dtype(x)
+        if precision and conv_precision(x, precision) != precision:
+            with torch.autocast(x.device.type, enabled=False):
+                return super().forward(x.float()).to(precision)
         return super().forward(x)
 
 
@@ -127,26 +95,27 @@ class ResBlock(nn.Module):
         self.resample = resample
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        if self.resample is None:
-            h = self.in_layers(x)
-        else:
-            norm_act, _, conv = self.in_layers
-            h, x = conv(self.resample(norm_act(x))), self.resample(x)
-        return self.finish(h, x, emb)
+        h = activate_and_convolve(self.in_layers, x, self.resample)
+        return self.finish(h, self.resample(x) if self.resample else x, emb)
 
     def finish(self, h: Tensor, x: Tensor, emb: Tensor) -> Tensor:
         """Everything behind the first convolution: embedding, second convolution, shortcut."""
-        h = h + self.emb_layers(emb).to(h.dtype)[:, :, None, None, None]
-        out: Tensor = self.skip_connection(x) + self.out_layers(h)
-        return out
+        # in place: nothing needs what a convolution gave before its sum with the rest
+        h = h.add_(self.emb_layers(emb).to(h.dtype)[:, :, None, None, None])
+        return activate_and_convolve(self.out_layers, h).add_(self.skip_connection(x))
 
 
-def average_pool(x: Tensor) -> Tensor:
-    return F.avg_pool3d(x, 2)
-
-
-def nearest_upsample(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+def activate_and_convolve(layers: nn.Sequential, x: Tensor, resample: Resample | None = None) -> Tensor:
+    """NormAct, resampling, dropout and convolution, as `in_layers`, `out_layers` and `out` hold them."""
+    norm, *between, conv = layers
+    assert isinstance(norm, NormAct)
+    assert isinstance(conv, nn.Conv3d)
+    assert conv.bias is not None
+    if not any(isinstance(layer, nn.Dropout) and layer.p and layer.training for layer in between):
+        return norm_act_conv(x, norm.parts, conv.weight, conv.bias, resample)
+    assert resample is None
+    out: Tensor = layers(x)
+    return out
 
 
 class Network(nn.Module):

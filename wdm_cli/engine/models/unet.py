@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from wdm_cli.engine.models.blocks import (
@@ -11,13 +12,13 @@ from wdm_cli.engine.models.blocks import (
     Network,
     NormAct,
     ResBlock,
-    average_pool,
+    activate_and_convolve,
     conv3,
-    nearest_upsample,
     nested,
     time_embed,
     timestep_embedding,
 )
+from wdm_cli.engine.models.kernels import average_pool, nearest_upsample, preferred_layout
 from wdm_cli.engine.models.settings import UNet
 
 
@@ -67,7 +68,7 @@ class UNetNetwork(Network):
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         emb = self.time_embed(timestep_embedding(t, self.base_channels))
         (stem,), *encoder = nested(self.input_blocks)
-        h = stem(x_t)
+        h = stem(preferred_layout(x_t))
         skips = [h]
         for (block,) in encoder:
             h = self.run(block, h, emb)
@@ -75,8 +76,7 @@ class UNetNetwork(Network):
         for block in self.middle_block:
             h = self.run(block, h, emb)
         for layers in nested(self.output_blocks):
-            h = (h + skips.pop()) / 2
+            h = torch.lerp(h, skips.pop(), 0.5)
             for block in layers:
                 h = self.run(block, h, emb)
-        out: Tensor = self.out(h)
-        return out.float()
+        return activate_and_convolve(self.out, h).float()

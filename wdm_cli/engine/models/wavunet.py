@@ -10,13 +10,27 @@ from wdm_cli.engine.models.blocks import (
     Network,
     NormAct,
     ResBlock,
+    activate_and_convolve,
     conv3,
     nested,
     time_embed,
     timestep_embedding,
 )
+from wdm_cli.engine.models.kernels import (
+    Resample,
+    nearest_upsample,
+    plain_nearest_upsample,
+    preferred_layout,
+    sum_blocks,
+)
 from wdm_cli.engine.models.settings import WavUNet
 from wdm_cli.engine.wavelet import LLL_SCALE, dwt, idwt
+
+LOW = 1 / (LLL_SCALE * 8**0.5)
+"""What a block's sum is multiplied by to make its LLL/3."""
+
+low_band = Resample(lambda x: sum_blocks(x, LOW), lambda grad: plain_nearest_upsample(grad * LOW))
+"""LLL/3 alone, [B, C, D, H, W] -> [B, C, D/2, H/2, W/2]."""
 
 
 class WaveletDown(ResBlock):
@@ -27,22 +41,25 @@ class WaveletDown(ResBlock):
     """
 
     def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        bands = dwt(self.in_layers(x))
-        h = bands[:, 0] / LLL_SCALE
-        shortcut = dwt(x)[:, 0] / LLL_SCALE
-        return self.finish(h, shortcut, emb), bands[:, 1:]
+        bands = dwt(activate_and_convolve(self.in_layers, x), lll_scale=1 / LLL_SCALE)
+        return self.finish(bands[:, 0].clone(), low_band(x), emb), bands[:, 1:]
 
 
 class WaveletUp(ResBlock):
-    """Residual block that doubles by the inverse transform of 3·h with the encoder's high bands."""
+    """Residual block that doubles by the inverse transform of 3·h with the encoder's high bands.
+
+    Both branches get the same high bands, and the transform is linear: those are transformed once, and each
+    branch's low band, spread over its block, is added.
+    """
 
     def forward(self, x: Tensor, emb: Tensor, high: Tensor) -> Tensor:  # type: ignore[override]
-        h = self.in_layers(x)
-        return self.finish(self._raise(h, high), self._raise(x, high), emb)
+        detail = idwt(torch.cat([torch.zeros_like(high[:, :1]), high], dim=1))
+        h = activate_and_convolve(self.in_layers, x)
+        return self.finish(self._raise(h, detail), self._raise(x, detail), emb)
 
     @staticmethod
-    def _raise(h: Tensor, high: Tensor) -> Tensor:
-        return idwt(torch.cat([LLL_SCALE * h[:, None], high.to(h.dtype)], dim=1))
+    def _raise(h: Tensor, detail: Tensor) -> Tensor:
+        return nearest_upsample(h * (LLL_SCALE / 8**0.5)).add_(detail)
 
 
 class PyramidConv(nn.Module):
@@ -53,7 +70,8 @@ class PyramidConv(nn.Module):
         self.conv = conv3(8 * channels, out_channels)
 
     def forward(self, pyramid: Tensor) -> Tensor:
-        return self.conv(dwt(pyramid).flatten(1, 2) / LLL_SCALE)  # type: ignore[no-any-return]
+        bands = dwt(pyramid) / LLL_SCALE
+        return self.conv(preferred_layout(bands.flatten(1, 2)))  # type: ignore[no-any-return]
 
 
 class WavUNetNetwork(Network):
@@ -100,6 +118,7 @@ class WavUNetNetwork(Network):
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         emb = self.time_embed(timestep_embedding(t, self.base_channels))
         (stem,), *encoder = nested(self.input_blocks)
+        x_t = preferred_layout(x_t)
         h, pyramid = stem(x_t), x_t
         high_bands: list[Tensor] = []
         for (block,) in encoder:
@@ -118,5 +137,4 @@ class WavUNetNetwork(Network):
                 h = self.run(block, h, emb, *skip)
         for (block,) in nested(self.out_res):
             h = self.run(block, h, emb)
-        out: Tensor = self.out(h)
-        return out.float()
+        return activate_and_convolve(self.out, h).float()

@@ -1,0 +1,158 @@
+"""The lean kernels against their plain twins: values and gradients, in both precisions and both layouts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wdm_cli.engine.haar import haar, inverse_haar
+from wdm_cli.engine.models import kernels
+from wdm_cli.engine.models.kernels import Norm
+from wdm_cli.engine.wavelet import plain_dwt, plain_idwt
+
+PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=str)
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # bf16 keeps eight bits
+
+
+def compare(
+    lean: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    x: Tensor,
+    *parameters: Tensor,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> None:
+    """Values and gradients of both; the plain twin computes in float32, on the same rounded input."""
+    results = []
+    for function, leaf in ((lean, x), (plain, x.float())):
+        leaf = leaf.clone(memory_format=layout if x.dim() == 5 else torch.contiguous_format).requires_grad_()
+        own = [p.clone().requires_grad_() for p in parameters]
+        out = function(leaf, *own)
+        weights = torch.arange(out.numel(), dtype=torch.float32).view(out.shape).sin().bfloat16()  # exact in both
+        gradients = torch.autograd.grad((out.float() * weights).sum(), (leaf, *own))
+        results.append((out, *gradients))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.shape == theirs.shape
+        scale = theirs.abs().max().item()
+        assert (ours.float() - theirs).abs().max().item() <= TOLERANCE[x.dtype] * max(1.0, scale)
+
+
+def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 2 + 1).to(dtype)
+
+
+def norms(channels: int) -> tuple[Tensor, Tensor]:
+    return noise(channels, seed=1), noise(channels, seed=2)
+
+
+SHAPES = [(2, 8, 3, 5, 4), (1, 24, 6, 4, 2), (2, 64, 16, 12, 8), (1, 8, 1, 1, 2)]
+
+
+@PRECISIONS
+@LAYOUTS
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_norm_act(shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype) -> None:
+    def of(function: Any) -> Callable[..., Tensor]:
+        return lambda x, weight, bias: function(x, Norm(weight, bias, 4, 1e-5))
+
+    lean, plain = of(kernels.norm_act), of(kernels.plain_norm_act)
+    compare(lean, plain, noise(*shape, dtype=dtype), *norms(shape[1]), layout=layout)
+
+
+@PRECISIONS
+@LAYOUTS
+@pytest.mark.parametrize("resample", ["none", "average_pool", "nearest_upsample"])
+@pytest.mark.parametrize(("channels", "kernel"), [(8, 3), (16, 3), (16, 1)])
+def test_norm_act_conv(
+    channels: int, kernel: int, resample: str, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    weight, bias = noise(8, channels, kernel, kernel, kernel, seed=3) / 30, noise(8, seed=4)
+
+    def of(function: Any, prefix: str) -> Callable[..., Tensor]:
+        by_two = getattr(kernels, prefix + resample, None)
+        return lambda x, *own: function(x, Norm(*own[:2], 4, 1e-5), *own[2:], by_two)
+
+    lean, plain = of(kernels.norm_act_conv, ""), of(kernels.plain_norm_act_conv, "plain_")
+    x = noise(2, channels, 4, 8, 6, dtype=dtype)
+    compare(lean, plain, x, *norms(channels), weight, bias, layout=layout)
+
+
+def test_norm_act_conv_follows_autocast() -> None:
+    x, (weight, bias) = noise(1, 8, 4, 4, 4), norms(8)
+    conv = noise(8, 8, 3, 3, 3) / 30, noise(8)
+    exact = kernels.plain_norm_act_conv(x, Norm(weight, bias, 4, 1e-5), *conv)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = kernels.norm_act_conv(x, Norm(weight, bias, 4, 1e-5), *conv)
+    assert out.dtype == torch.bfloat16
+    assert 0 < (out.float() - exact).abs().max() < 2e-2 * exact.abs().max()
+
+
+def test_norm_act_conv_keeps_only_its_input() -> None:
+    x, kept = noise(1, 16, 8, 8, 8).requires_grad_(), []
+    conv = noise(16, 16, 3, 3, 3).requires_grad_(), noise(16)
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kernels.norm_act_conv(x, Norm(*norms(16), 4, 1e-5), *conv)
+    assert [tensor.data_ptr() for tensor in kept if tensor.numel() == x.numel()] == [x.data_ptr()]
+
+
+@PRECISIONS
+@LAYOUTS
+@pytest.mark.parametrize("name", ["average_pool", "nearest_upsample"])
+def test_resampling(name: str, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    lean, plain = getattr(kernels, name), getattr(kernels, f"plain_{name}")
+    compare(lean, plain, noise(2, 3, 4, 8, 6, dtype=dtype), layout=layout)
+
+
+@PRECISIONS
+@LAYOUTS
+@pytest.mark.parametrize("lll_scale", [1.0, 1 / 3, 3.0])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_haar(channels: int, lll_scale: float, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    def lean(x: Tensor) -> Tensor:
+        return haar(x, lll_scale)
+
+    x = noise(2, channels, 8, 6, 4, dtype=dtype)
+    compare(lean, lambda x: plain_dwt(x, "haar", lll_scale), x, layout=layout)
+    bands = noise(2, 8, channels, 4, 3, 2, dtype=dtype)
+    compare(lambda b: inverse_haar(b, lll_scale), lambda b: plain_idwt(b, "haar", lll_scale), bands)
+
+
+def test_what_lies_on_two_planes_is_convolved_in_float32_on_a_cpu() -> None:
+    assert kernels.conv_precision(torch.empty(1, 8, 2, 4, 4), torch.bfloat16) is torch.float32
+    assert kernels.conv_precision(torch.empty(1, 8, 4, 2, 2), torch.bfloat16) is torch.bfloat16
+    # the gradient of the kernel is right there, call after call
+    x, conv = noise(1, 8, 2, 2, 2), (noise(8, 8, 3, 3, 3) / 30, noise(8))
+    found = []
+    for _ in range(3):
+        leaf = conv[0].clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = kernels.norm_act_conv(x, Norm(*norms(8), 4, 1e-5), leaf, conv[1])
+        out.float().square().sum().backward()
+        found.append(leaf.grad)
+    leaf = conv[0].clone().requires_grad_()
+    F.conv3d(kernels.plain_norm_act(x, Norm(*norms(8), 4, 1e-5)), leaf, conv[1], padding=1).square().sum().backward()
+    for gradient in found:
+        assert (gradient - leaf.grad).norm() < 2e-2 * leaf.grad.norm()
+
+
+def test_freed_memory_can_stay_with_the_process() -> None:
+    code = (
+        "import resource, torch; from wdm_cli.engine.device import keep_freed_memory; print(keep_freed_memory());"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
+        "torch.ones(2**23); before = faults(); [torch.ones(2**23) for _ in range(20)]; print(faults() - before)"
+    )
+    kept, faults = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
+    if kept == b"True":  # 20 tensors of 32 MB are 160,000 pages
+        assert int(faults) < 1000
