@@ -70,8 +70,9 @@ def memory_errors(explain: Callable[[str], OutOfMemoryError]) -> Iterator[None]:
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that its CPU tensors give back; True where the C library can (glibc).
 
-    glibc returns blocks of some megabytes to the kernel at once and gets them anew, zeroed, page fault by page fault: on a
-    CPU that costs more than the arithmetic of all but the convolutions. The price is memory that stays with the process.
+    glibc returns blocks of some megabytes to the kernel at once and gets them anew, zeroed, page fault by page fault:
+    on a CPU that costs more than the arithmetic of all but the convolutions. The price is memory that stays with the
+    process.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
