@@ -151,8 +151,9 @@ def test_freed_memory_can_stay_with_the_process() -> None:
     code = (
         "import resource, torch; from wdm_cli.engine.device import keep_freed_memory; print(keep_freed_memory());"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
-        "torch.ones(2**23); before = faults(); all(torch.ones(2**23) is not None for _ in range(20)); print(faults() - before)"
+        "torch.ones(2**23); before = faults(); all(torch.ones(2**23) is not None for _ in range(20));"
+        "print(faults() - before)"
     )
     kept, faults = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
     if kept == b"True":  # 20 tensors of 32 MB are 160,000 pages
-        assert int(faults) < 1000
+        assert int(faults) < 20_000  # the first of them may be new memory
