@@ -14,7 +14,7 @@ import torch
 from small import small
 
 from wdm_cli.engine.checkpoint import save
-from wdm_cli.engine.estimate import available_memory, estimate
+from wdm_cli.engine.estimate import available_memory, estimate, sampling_memory
 from wdm_cli.engine.preset import from_dict
 from wdm_cli.engine.train import Trainer
 
@@ -44,6 +44,18 @@ def tables(kind: str = "unet", **train: Any) -> dict[str, Any]:
     }
 
 
+FORWARD = """
+import json, sys
+import peak, torch
+from wdm_cli.engine.device import as_denoiser
+from wdm_cli.engine.preset import from_dict
+preset = from_dict(json.loads(sys.argv[1]))
+torch.set_num_threads(1)
+denoise = as_denoiser(preset.model.build().eval(), sys.argv[2])
+with torch.inference_mode():
+    denoise(torch.randn(2, 8, *(side // 2 for side in preset.data.shape)), torch.tensor([500, 500]))
+print(peak.peak())
+"""
 SLOW = pytest.mark.slow
 
 
@@ -58,15 +70,29 @@ SLOW = pytest.mark.slow
 )
 def test_the_estimate_is_within_15_percent_of_a_real_step(kind: str, changes: dict[str, Any]) -> None:
     settings = tables(kind, **changes)
+    measured = peak_of(STEP, settings)
+    assert estimate(from_dict(settings)).training == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=SLOW)])
+@pytest.mark.parametrize("kind", ["unet", pytest.param("wavunet", marks=SLOW)])
+def test_the_estimate_of_sampling_is_within_15_percent_of_a_real_pass(kind: str, precision: Any) -> None:
+    settings = tables(kind)
+    settings["data"]["image_size"] = 96
+    measured = peak_of(FORWARD, settings, precision)
+    assert sampling_memory(from_dict(settings), 2, precision) == pytest.approx(measured, rel=0.15)
+
+
+def peak_of(code: str, settings: dict[str, Any], *more: str) -> int:
+    """Peak bytes of a fresh process that runs the code."""
     # without this glibc keeps freed tensors, and the process is larger than what it uses
     environment = os.environ | {
         "MALLOC_MMAP_THRESHOLD_": "65536",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
     }
-    child = [sys.executable, "-c", STEP, json.dumps(settings)]
-    measured = int(subprocess.run(child, capture_output=True, check=True, env=environment).stdout)
-    assert estimate(from_dict(settings)).training == pytest.approx(measured, rel=0.15)
+    child = [sys.executable, "-c", code, json.dumps(settings), *more]
+    return int(subprocess.run(child, capture_output=True, check=True, env=environment).stdout)
 
 
 def test_settings_that_save_memory_save_memory() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import DeviceOption, open_device
+from wdm_cli.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from wdm_cli.engine.preset import Preset
@@ -31,8 +31,9 @@ def demo(
     from wdm_cli.cli.train import run_training
     from wdm_cli.config import resolve
     from wdm_cli.engine.data.phantom import write_phantoms
+    from wdm_cli.engine.device import choose_device
 
-    started, chosen = time.monotonic(), open_device(device)
+    started, chosen = time.monotonic(), choose_device(device)
     console.note(f"1/4  {PHANTOMS} head phantoms -> {out / 'data'}")
     write_phantoms(out / "data", PHANTOMS, PHANTOM_SIZE)
     options = {"data.dir": str(out / "data"), "train.steps": steps}

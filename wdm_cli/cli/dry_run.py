@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from wdm_cli.cli import console
+from wdm_cli.cli.options import keep_memory_if_roomy
 
 HEADROOM = 0.8  # of the free memory: the estimate is no promise, and a machine that swaps measures nothing
 
@@ -43,6 +44,7 @@ def show_dry_run(resolved: Resolved, device: torch.device) -> None:
 def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits: bool) -> list[tuple[str, str]]:
     """Seconds of a step, measured on the second of two; or why nothing was measured."""
     from wdm_cli.cli.train import open_volumes
+    from wdm_cli.engine.estimate import estimate
     from wdm_cli.engine.train import Trainer
 
     if not fits:
@@ -52,6 +54,7 @@ def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits
         helps += [] if train.precision == "bf16" else ["train.precision=bf16"]
         hint = " ".join(f"--set {text}" for text in helps) or "a smaller data.image_size"
         return [("time per step", f"not measured: it needs more memory than is free here; try {hint}")]
+    keep_memory_if_roomy(device, estimate(resolved.preset).training)
     first = dataclasses.replace(inventory, cases=inventory.cases[: resolved.preset.train.batch_size])
     volumes = open_volumes(resolved, first, workers=2)
     train = dataclasses.replace(resolved.preset.train, steps=2)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import DeviceOption, SetOption, open_device
+from wdm_cli.cli.options import DeviceOption, SetOption, keep_memory_if_roomy
 from wdm_cli.cli.train import RUNS
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def sample(
             raise ConfigError(f"no such file or folder: {path}", hint="give a run folder or a weights file")
     refuse_idle_sets(sets or [])
 
-    chosen = open_device(device)
+    from wdm_cli.engine.device import choose_device
+
+    chosen = choose_device(device)
     source = find_source(run, checkpoint, weights)
     options = {"sample.kind": sampler, "sample.steps": steps}
     settings = settings_of(source, preset, sets or [], options)
@@ -156,6 +158,7 @@ def sample_into(
 ) -> None:
     """Fill a folder with samples 0 … number − 1; several processes may do so at once."""
     from wdm_cli.engine.checkpoint import build_network
+    from wdm_cli.engine.estimate import sampling_memory
     from wdm_cli.engine.provenance import provenance
 
     folder = sample_folder(out, source, settings, seed, ema and source.ema is not None, precision)
@@ -165,6 +168,7 @@ def sample_into(
         network, _ = build_network(source, settings if source.preset is None else None, ema=ema)
         warn_of_differing_names(source, settings)
         network = network.to(device)
+        keep_memory_if_roomy(device, sampling_memory(settings, batch_size, precision))
     about = {"command": "sample", "checkpoint": str(source.path), "step": source.step, **provenance(device, sys.argv)}
     folder.open(about, overwrite=overwrite)
     if len(missing) < number:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import ConfigOption, DatasetOption, DeviceOption, SetOption, open_device
+from wdm_cli.cli.options import ConfigOption, DatasetOption, DeviceOption, SetOption, keep_memory_if_roomy
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,9 @@ def train(
     if run.exists() and not run.is_dir():
         raise ConfigError(f"--out {run}: is a file, not a folder")
 
-    chosen = open_device(device)
+    from wdm_cli.engine.device import choose_device
+
+    chosen = choose_device(device)
     if dry_run:
         from wdm_cli.cli.dry_run import show_dry_run
 
@@ -146,8 +148,10 @@ def run_training(
     """Train to the end, or save and raise Stopped when a signal or the time limit asks for it."""
     from wdm_cli.cli.stop import StopRequest
     from wdm_cli.engine.errors import Stopped
+    from wdm_cli.engine.estimate import estimate
     from wdm_cli.engine.train import Trainer
 
+    keep_memory_if_roomy(device, estimate(resolved.preset).training)
     with StopRequest("stopping after this step and a checkpoint", max_hours) as stop:
         refuse_other_settings(run, resolved.preset)
         inventory = find_cases(resolved)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from wdm_cli.engine.device import Precision
 from wdm_cli.engine.diffusion import loss, make_schedule
-from wdm_cli.engine.models.blocks import Network
+from wdm_cli.engine.models.blocks import COEFF_CHANNELS, Network
 from wdm_cli.engine.preset import Preset
 
 FLOAT = 4  # bytes
@@ -77,6 +81,41 @@ def _saved_bytes(network: Network, preset: Preset) -> tuple[int, int, int]:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         loss(network, volume, torch.empty_like(volume), t, schedule, diffusion.wavelet).mean()
     return sum(sizes.values()), max(sizes.values(), default=0), max(blocks, default=0)
+
+
+def sampling_memory(preset: Preset, batch_size: int, precision: Precision) -> int:
+    """Peak bytes of sampling: weights, and the tensors that live at one time in a pass of the network.
+
+    The pass is made on the meta device, where tensors have a size and a life but no memory.
+    """
+    with torch.device("meta"):
+        network = preset.model.build()
+        x_t = torch.empty(1, COEFF_CHANNELS, *(side // 2 for side in preset.data.shape))
+        t = torch.zeros(1, dtype=torch.int64)
+    with torch.no_grad(), _LiveBytes() as live:
+        network(x_t, t)
+    one: int = live.peak // 2 if precision == "bf16" else live.peak
+    weights = FLOAT * sum(p.numel() for p in network.parameters())
+    return 2 * weights + batch_size * one + int(LIBRARIES)  # a convolution holds its weights twice, reordered
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that operations make while it is on; `peak` is the most alive at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive: dict[int, int] = {}
+        self.peak: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self.alive:
+                storage = tensor.untyped_storage()
+                self.alive[key] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, key)
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return out
 
 
 def available_memory(device: torch.device) -> int:
