@@ -20,7 +20,8 @@ from wdm_cli.engine.preset import Preset
 
 FLOAT = 4  # bytes
 TRANSIENT = 8  # working tensors of one full-size block: gradients, workspaces of the convolutions
-LIBRARIES = 330e6  # what Python and torch take by themselves
+LIBRARIES = 330e6  # what Python and torch take by themselves, with an optimizer
+LIBRARIES_OF_A_PASS = 270e6  # and for a pass of the network alone
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def sampling_memory(preset: Preset, batch_size: int, precision: Precision) -> in
         network(x_t, t)
     one: int = live.peak // 2 if precision == "bf16" else live.peak
     weights = FLOAT * sum(p.numel() for p in network.parameters())
-    return 2 * weights + batch_size * one + int(LIBRARIES)  # a convolution holds its weights twice, reordered
+    return 2 * weights + batch_size * one + int(LIBRARIES_OF_A_PASS)  # a convolution holds its weights twice, reordered
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
