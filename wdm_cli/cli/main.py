@@ -9,6 +9,7 @@ import typer
 from wdm_cli import __version__
 from wdm_cli.cli import (
     about,
+    bench,
     config,
     console,
     demo,
@@ -39,6 +40,7 @@ app.add_typer(presets.app, name="presets")
 app.add_typer(config.app, name="config")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(weights.app, name="weights")
+app.command()(bench.bench)
 app.command()(about.doctor)
 app.command()(about.cite)
 app.command("fid", hidden=True)(evaluate.fid)
