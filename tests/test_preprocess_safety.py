@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peak
 import pytest
-from dicom_factory import without, write_series
-from test_preprocess_run import planned, tree
+from dicom_factory import mr_slice, without, write_series
+from test_preprocess_run import planned, tree, volumes
 
+from wdm_cli.engine.data.volume import write_nifti
 from wdm_cli.engine.errors import ResourceError
 from wdm_cli.engine.preprocess import run
 
@@ -91,6 +98,100 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.rglob("*.nii.gz"))
 
 
+def as_nobody() -> None:
+    """Root may write anywhere."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder in which everybody may work."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def locked(source: Path) -> None:
+    for path in [*source.rglob("*"), source]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+WRITABLE = """
+import os, sys
+from pathlib import Path
+def fails(work):
+    try:
+        work()
+    except PermissionError:
+        return True
+source = Path(sys.argv[1])
+file = next(source.rglob("*.*"))
+assert fails(lambda: file.open("ab")) and fails(file.unlink) and fails(lambda: (source / "new").touch())
+"""
+
+
+@pytest.mark.parametrize("command", ["lidc", "mr", "nifti"])
+def test_a_source_that_nobody_can_write_to_is_enough(open_folder: Path, command: str) -> None:
+    """R3: whoever runs the command here can neither change, nor remove, nor add a file of the source."""
+    source, out = open_folder / "source", open_folder / "out"
+    if command == "nifti":
+        volume = np.random.default_rng(0).random((12, 12, 12)).astype(np.float32)
+        write_nifti(source / "a" / "one.nii.gz", volume, np.eye(4))
+    else:
+        write_series(source / "a", mr_slice if command == "mr" else None)
+    locked(source)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in source.rglob("*")}
+    hashes = tree(source)
+    common: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "preexec_fn": as_nobody}
+    probe = subprocess.run([sys.executable, "-c", WRITABLE, str(source)], cwd="/", **common)
+    assert probe.returncode == 0, probe.stderr
+    folder = "--data-dir" if command == "nifti" else "--dicom-dir"
+    line = [sys.executable, "-m", "wdm_cli", "preprocess", command, folder, str(source), "--out", str(out)]
+    made = subprocess.run(
+        [*line, "--size", "16", "--workers", "1"], env={**os.environ, "HOME": "/nonexistent"}, **common
+    )
+    assert made.returncode == 0, made.stderr
+    assert list(out.rglob("*.nii.gz"))
+    assert tree(source) == hashes
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in source.rglob("*")} == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fills_up(tmp_path: Path, workers: int) -> None:
+    """R19: exit 5 with path and free bytes, earlier cases as they were, nothing half; the same command goes on."""
+    for number in range(2):
+        write_series(tmp_path / "in" / str(number), name=f"s{number}", patient=f"LIDC-IDRI-000{number}")
+    wanted, out = tmp_path / "wanted", tmp_path / "out"
+    shutil.copytree(tmp_path / "in" / "0", tmp_path / "first" / "0")
+    line = [sys.executable, "-m", "wdm_cli", "preprocess", "lidc", "--size", "16", "--spacing", "8"]
+
+    def wdm(folder: str, to: Path, most: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess[str]:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+        command = [*line, "--dicom-dir", str(tmp_path / folder), "--out", str(to), "--workers", str(workers)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+
+    assert wdm("in", wanted).returncode == 0
+    assert wdm("first", out).returncode == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".gz", ".png", ".jsonl")}
+    smallest = min(path.stat().st_size for path in wanted.rglob("*.nii.gz"))
+    shutil.rmtree(tmp_path / "first")
+    full = wdm("in", out, smallest - 1000)
+    assert full.returncode == 5, full.stderr
+    assert re.search(r"no space left \([0-9.,]+ .B free\)", full.stderr), full.stderr
+    assert str(out) in full.stderr
+    assert "Traceback" not in full.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list(out.rglob("*.nii.gz"))) == 1
+    assert wdm("in", out).returncode == 0
+    assert volumes(out) == volumes(wanted)
+
+
 MEMORY = """
 import sys
 from pathlib import Path
@@ -102,7 +203,7 @@ from wdm_cli.engine.preprocess import Target, plan_lidc
 from wdm_cli.engine.preprocess.work import make
 rng = np.random.default_rng(0)
 plane = rng.integers(-1000, 1000, (512, 512)).astype(np.float32)
-ct.hounsfield = lambda item: (plane.copy(), None)
+ct.rescaled = lambda item: (plane.copy(), None)
 sys.path.insert(0, sys.argv[1])
 from test_dicom_archives import header, FILES
 slices = [header(FILES[i], "LIDC-IDRI-0001", "1.2.3", 0.7, i * 0.6) for i in range(764)]
