@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import re
 import time
@@ -215,7 +216,8 @@ def steps_of(number: int, rng: np.random.Generator) -> list[float]:
     return [extent / count] * (count - 1)
 
 
-def simulated_lidc(scans: int = 1018) -> list[Slice]:
+@functools.cache
+def simulated_lidc(scans: int = 1018) -> tuple[Slice, ...]:
     """Headers with LIDC-IDRI's figures: 1,018 scans of 1,010 patients (8 have two), 30 of them short and 4 narrow
     (33 in all), 4 irregular, 13 positions that are there twice, first file numbers that are not 1; and 290 DX."""
     rng = np.random.default_rng(0)
@@ -229,7 +231,7 @@ def simulated_lidc(scans: int = 1018) -> list[Slice]:
         patient = f"LIDC-IDRI-{number if number <= 1010 else TWO_SCANS[number - 1011]:04}"
         first = number % 7
         slices += [header(FILES[first + i], patient, f"1.3.6.1.4.1.{number}", pixel, z) for i, z in enumerate(heights)]
-    return slices + [header(FILES[0], "LIDC-IDRI-0001", f"9.{n}", 1.0, 0.0, "DX") for n in range(290)]
+    return (*slices, *(header(FILES[0], "LIDC-IDRI-0001", f"9.{n}", 1.0, 0.0, "DX") for n in range(290)))
 
 
 def test_the_simulation_is_like_the_collection() -> None:

@@ -102,7 +102,8 @@ def _plan(
     if not any(item.verdict != "ignored" for item in series):
         found_instead = ", ".join(f"{entry.files} {entry.reasons[0]}" for entry in entries) or "no files at all"
         raise DataError(
-            f"no {modality} series found in {folder}; found {found_instead}", hint="name the folder of the DICOM files"
+            f"no {modality} series found in {folder}; found {found_instead}",
+            hint="name the folder of the DICOM files; `wdm preprocess lidc` takes CT, `wdm preprocess mr` MR",
         )
     jobs = [SeriesJob(item, policy, target, _where(item.files[0].path, folder)) for item in series if item.usable]
     protocol = {"command": command, **dataclasses.asdict(target), **dataclasses.asdict(policy)}
