@@ -19,6 +19,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    MRImageStorage,
     generate_uid,
 )
 
@@ -121,3 +122,15 @@ def only(*numbers: int, **tags: Any) -> Change:
 
 def without(*numbers: int) -> Change:
     return lambda number, ds: None if number in numbers else ds
+
+
+def mr_slice(number: int, ds: Dataset) -> Dataset:
+    """The CT slice as an MR one: no HU, a sequence's figures, the same code in its voxels."""
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    if ds.Modality == "CT":
+        ds.Modality = "MR"
+    if ds.ImageType == ["ORIGINAL", "PRIMARY", "AXIAL"]:
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    ds.EchoTime, ds.RepetitionTime, ds.FlipAngle, ds.AcquisitionNumber = 2.98, 2300.0, 9, 1
+    del ds.RescaleSlope, ds.RescaleIntercept
+    return ds

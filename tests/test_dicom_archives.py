@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -194,27 +196,53 @@ def header(file: Path, patient: str, uid: str, pixel: float, z: float, modality:
     )  # fmt: skip
 
 
-def simulated_lidc(scans: int = 1018) -> list[Slice]:
-    """Headers of 1,018 scans of 1,010 patients with LIDC-IDRI's figures: 33 small, 4 irregular; and 290 DX."""
+TWO_SCANS = (132, 151, 315, 332, 355, 365, 442, 484)
+SHORTEST, LONGEST = 403, 700
+STEPS = {1.25: 349, 2.5: 322, 2.0: 124, 3.0: 117, 0.625: 50, 1.0: 40, 1.5: 10, 5.0: 6}  # mm: scans, roughly
+
+
+def steps_of(number: int, rng: np.random.Generator) -> list[float]:
+    """mm between the slices of a scan, by the database's range of extents and of slice numbers."""
+    if number == 514:  # 18 slices are missing at one place
+        return [2.0] * 60 + [38.0] + [2.0] * 70
+    if number == 672:  # three single slices are missing
+        return [2.5, 2.5, 5.0] * 3 + [2.5] * 110
+    if number in (123, 267):  # half a millimetre at one end
+        return [2.5] * 120 + [0.5] * (4 if number == 123 else 2)
+    extent = {SHORTEST: 165.5, LONGEST: 685.0}.get(number)
+    extent = extent or float(rng.uniform(170, 250) if 130 <= number < 159 else rng.uniform(262, 380))
+    step = float(rng.choice(list(STEPS), p=np.array(list(STEPS.values())) / sum(STEPS.values())))
+    count = 764 if number == LONGEST else min(700, max(65, round(extent / step)))
+    return [extent / count] * (count - 1)
+
+
+@functools.cache
+def simulated_lidc(scans: int = 1018) -> tuple[Slice, ...]:
+    """Headers with LIDC-IDRI's figures: 1,018 scans of 1,010 patients (8 have two), 30 of them short and 4 narrow
+    (33 in all), 4 irregular, 13 positions that are there twice, first file numbers that are not 1; and 290 DX."""
     rng = np.random.default_rng(0)
-    small = set(range(130, 160))  # z below 256 mm
-    narrow = {159, 200, 201, 202}  # field of view below 256 mm; one of them is short as well
-    irregular = {514: [38.0], 672: [5.0, 5.0, 5.0], 123: [0.5] * 4, 267: [0.5] * 3}
+    narrow = {140, 200, 201, 202}  # field of view below 256 mm; one of them is short as well
     slices = []
-    for number in range(scans):
-        step = float(rng.choice([0.625, 1.0, 1.25, 2.0, 2.5, 3.0]))
-        extent = float(rng.uniform(166, 250) if number in small else rng.uniform(262, 420))
-        count = min(764, max(65, int(extent / step)))
-        step = extent / count
-        steps = np.full(count - 1, step)
-        for place, odd in enumerate(irregular.get(number, [])):
-            steps[-1 - place if odd < 1 else 20 + 10 * place] = odd if odd in (38.0, 0.5) else 2 * step
+    for number in range(1, scans + 1):
+        heights = (np.cumsum([0.0, *steps_of(number, rng)]) - 200).round(4).tolist()
+        if 900 <= number < 913:
+            heights.insert(30, heights[30])
         pixel = 0.48 if number in narrow else float(rng.uniform(0.55, 0.977))
-        patient = f"LIDC-IDRI-{number if number < 1010 else number - 1000:04}"  # eight have a second scan
-        heights = (np.concatenate([[0], np.cumsum(steps)]) - extent / 2).round(4).tolist()
-        uid = f"1.3.6.1.4.1.{number}"
-        slices += [header(FILES[index], patient, uid, pixel, z) for index, z in enumerate(heights)]
-    return slices + [header(FILES[0], "LIDC-IDRI-0001", f"9.{n}", 1.0, 0.0, "DX") for n in range(290)]
+        patient = f"LIDC-IDRI-{number if number <= 1010 else TWO_SCANS[number - 1011]:04}"
+        first = number % 7
+        slices += [header(FILES[first + i], patient, f"1.3.6.1.4.1.{number}", pixel, z) for i, z in enumerate(heights)]
+    return (*slices, *(header(FILES[0], "LIDC-IDRI-0001", f"9.{n}", 1.0, 0.0, "DX") for n in range(290)))
+
+
+def test_the_simulation_is_like_the_collection() -> None:
+    """Slices a scan 65 to 764, z 165.5 to 685 mm, about 244,000 images: as the published database has it."""
+    scans = group(item for item in simulated_lidc() if item.modality == "CT")
+    counts_of = [len({item.position for item in scan}) for scan in scans]
+    assert (len(scans), len({scan[0].patient for scan in scans})) == (1018, 1010)
+    assert sum(map(len, scans)) - sum(counts_of) == 13
+    assert (min(counts_of), max(counts_of)) == (65, 764)
+    assert 150 < np.median(counts_of) < 260
+    assert 150_000 < sum(map(len, scans)) < 260_000
 
 
 def test_a_collection_like_lidc_idri() -> None:
@@ -227,8 +255,18 @@ def test_a_collection_like_lidc_idri() -> None:
     assert len(plan.jobs) == 1014
     assert {entry.patient for entry in skipped} == {f"LIDC-IDRI-{n:04}" for n in (514, 672, 123, 267)}
     assert all(".dcm" in entry.reasons[0] for entry in skipped)
-    assert sum(any("padded" in text for text in job.repairs) for job in plan.jobs) == 33
-    assert len(plan.jobs) - len({job.patient for job in plan.jobs}) == 8
+    named = {entry.patient: entry.reasons[0] for entry in skipped}
+    assert "18 slices missing: spacing 38.000 mm" in named["LIDC-IDRI-0514"]
+    assert "3 slices missing: spacing 5.000 mm" in named["LIDC-IDRI-0672"]
+    assert "4 irregular steps" in named["LIDC-IDRI-0123"]
+    assert "2 irregular steps" in named["LIDC-IDRI-0267"]
+    padded = [job.patient for job in plan.jobs if any("padded" in text for text in job.repairs)]
+    assert len(padded) == len(set(padded)) == 33
+    assert f"LIDC-IDRI-{SHORTEST:04}" in padded
+    doubled = [job for job in plan.jobs if any("1 further files at positions" in text for text in job.repairs)]
+    assert len(doubled) == 13
+    patients = Counter(job.patient for job in plan.jobs)
+    assert {patient for patient, scans in patients.items() if scans == 2} == {f"LIDC-IDRI-{n:04}" for n in TWO_SCANS}
     assert [(entry.reasons[0], entry.files) for entry in plan.settled if entry.verdict == "ignored"] == [("DX", 290)]
     assert sum(counts(plan).values()) == len(slices)
     assert len({job.case for job in plan.jobs}) == 1014

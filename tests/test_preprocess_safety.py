@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peak
 import pytest
-from dicom_factory import without, write_series
-from test_preprocess_run import planned, tree
+from command import wdm
+from dicom_factory import mr_slice, without, write_series
+from test_preprocess_run import planned, tree, volumes
 
+from wdm_cli.engine.data.volume import write_nifti
 from wdm_cli.engine.errors import ResourceError
 from wdm_cli.engine.preprocess import run
 
@@ -91,6 +99,102 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.rglob("*.nii.gz"))
 
 
+def as_nobody() -> None:
+    """Root may write anywhere."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder in which everybody may work."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def locked(source: Path) -> None:
+    for path in [*source.rglob("*"), source]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def may_change(source: Path) -> bool:
+    """Whether this process can change, remove or add a file."""
+    file = next(path for path in source.rglob("*") if path.is_file())
+    for work in (lambda: file.open("ab").close(), (source / "new").touch, file.unlink):
+        try:
+            work()
+        except PermissionError:
+            continue
+        return True
+    return False
+
+
+@pytest.mark.parametrize("command", ["lidc", "mr", "nifti"])
+def test_a_source_that_nobody_can_write_to_is_enough(open_folder: Path, command: str) -> None:
+    """R3: whoever runs the command here can neither change, nor remove, nor add a file of the source."""
+    source, wanted, out = (open_folder / name for name in ("source", "wanted", "out"))
+    if command == "nifti":
+        volume = np.random.default_rng(0).random((12, 12, 12)).astype(np.float32)
+        write_nifti(source / "a" / "one.nii.gz", volume, np.diag([8.0, 8, 8, 1]))
+    else:
+        write_series(source / "a", mr_slice if command == "mr" else None)
+    folder = "--data-dir" if command == "nifti" else "--dicom-dir"
+    line = ["preprocess", command, folder, source, "--size", 16, "--spacing", 8, "--workers", 1, "--out"]
+    assert wdm(*line, wanted).code == 0  # all libraries are loaded: nobody cannot read where they may lie
+    locked(source)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in source.rglob("*")}
+    hashes = tree(source)
+    child = os.fork()
+    if child == 0:
+        code = 98
+        try:
+            as_nobody()
+            code = 99 if may_change(source) else wdm(*line, out).code
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert {k: v for k, v in volumes(out).items() if k.endswith(".gz")}
+    assert volumes(out) == volumes(wanted)
+    assert tree(source) == hashes
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in source.rglob("*")} == before
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_disk_that_fills_up(tmp_path: Path, workers: int) -> None:
+    """R19: exit 5 with path and free bytes, earlier cases as they were, nothing half; the same command goes on."""
+    for number in range(2):
+        write_series(tmp_path / "in" / str(number), name=f"s{number}", patient=f"LIDC-IDRI-000{number}")
+    wanted, out = tmp_path / "wanted", tmp_path / "out"
+    shutil.copytree(tmp_path / "in" / "0", tmp_path / "first" / "0")
+    line = [sys.executable, "-m", "wdm_cli", "preprocess", "lidc", "--size", "16", "--spacing", "8"]
+
+    def real(folder: str, to: Path, most: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess[str]:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+        command = [*line, "--dicom-dir", str(tmp_path / folder), "--out", str(to), "--workers", str(workers)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+
+    assert real("in", wanted).returncode == 0
+    assert real("first", out).returncode == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".gz", ".png", ".jsonl")}
+    smallest = min(path.stat().st_size for path in wanted.rglob("*.nii.gz"))
+    shutil.rmtree(tmp_path / "first")
+    full = real("in", out, smallest - 1000)
+    assert full.returncode == 5, full.stderr
+    assert re.search(r"no space left \([0-9.,]+ .B free\)", full.stderr), full.stderr
+    assert str(out) in full.stderr
+    assert "Traceback" not in full.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list(out.rglob("*.nii.gz"))) == 1
+    assert real("in", out).returncode == 0
+    assert volumes(out) == volumes(wanted)
+
+
 MEMORY = """
 import sys
 from pathlib import Path
@@ -102,7 +206,7 @@ from wdm_cli.engine.preprocess import Target, plan_lidc
 from wdm_cli.engine.preprocess.work import make
 rng = np.random.default_rng(0)
 plane = rng.integers(-1000, 1000, (512, 512)).astype(np.float32)
-ct.hounsfield = lambda item: (plane.copy(), None)
+ct.rescaled = lambda item: (plane.copy(), None)
 sys.path.insert(0, sys.argv[1])
 from test_dicom_archives import header, FILES
 slices = [header(FILES[i], "LIDC-IDRI-0001", "1.2.3", 0.7, i * 0.6) for i in range(764)]

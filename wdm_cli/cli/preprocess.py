@@ -13,6 +13,7 @@ from wdm_cli.cli import console
 from wdm_cli.cli.options import JsonOption
 
 if TYPE_CHECKING:
+    from wdm_cli.engine.dicom import OtherFile, Slice
     from wdm_cli.engine.preprocess import Entry, Plan
 
 app = typer.Typer(help="Turn an archive of scans into training volumes.", no_args_is_help=True)
@@ -26,30 +27,34 @@ WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes, each up to 2.5 GB. Default: one a CPU, at most 8.")
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first case that cannot be used.")]
+DicomOption = Annotated[Path, typer.Option("--dicom-dir", help="Folder of DICOM files, nested in any way.")]
+SeriesPolicyOption = Annotated[
+    Literal["all", "thinnest", "first"],
+    typer.Option("--series-policy", help="Series of a patient to keep: all, thinnest or first."),
+]
+IrregularOption = Annotated[
+    Literal["skip", "resample"],
+    typer.Option("--on-irregular", help="Uneven slice distances: skip, or resample by true positions."),
+]
+GapOption = Annotated[int, typer.Option("--max-gap", help="Missing slices in a row to interpolate, 0 to 3.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run made and start anew.")]
 
 
 @app.command()
 def lidc(
-    dicom_dir: Annotated[Path, typer.Option("--dicom-dir", help="Folder of DICOM files, nested in any way.")],
+    dicom_dir: DicomOption,
     out: OutOption = Path("data/LIDC-IDRI"),
     size: Annotated[int, typer.Option("--size", help="Voxels a side; the middle is kept, −1000 HU is added.")] = 256,
     spacing: Annotated[float, typer.Option("--spacing", help="mm of a voxel.")] = 1.0,
     intensity: IntensityOption = "paper",
     workers: WorkersOption = None,
-    series_policy: Annotated[
-        Literal["all", "thinnest", "first"],
-        typer.Option("--series-policy", help="Series of a patient to keep: all, thinnest or first."),
-    ] = "all",
-    on_irregular: Annotated[
-        Literal["skip", "resample"],
-        typer.Option("--on-irregular", help="Uneven slice distances: skip, or resample by true positions."),
-    ] = "skip",
+    series_policy: SeriesPolicyOption = "all",
+    on_irregular: IrregularOption = "skip",
     on_duplicate: Annotated[
         Literal["skip", "first"],
         typer.Option("--on-duplicate", help="Different pixels at one position: skip, or keep the first."),
     ] = "skip",
-    max_gap: Annotated[int, typer.Option("--max-gap", help="Missing slices in a row to interpolate, 0 to 3.")] = 0,
+    max_gap: GapOption = 0,
     tilt: Annotated[
         Literal["skip", "resample"], typer.Option("--tilt", help="Tilted gantry: skip, or resample (shear back).")
     ] = "skip",
@@ -59,7 +64,7 @@ def lidc(
 ) -> None:
     """CT series of LIDC-IDRI or any archive, as CASE/preprocessed.nii.gz. The DICOM files are only read."""
     one_thread_a_process()
-    from wdm_cli.engine.dicom import Policy, count_files, scan
+    from wdm_cli.engine.dicom import Policy
     from wdm_cli.engine.preprocess import Target, plan_lidc
 
     policy = Policy(
@@ -70,16 +75,36 @@ def lidc(
         tilt=tilt,
     )
     target = Target(size=size, spacing=spacing, intensity=intensity)
+    options = Run(workers, strict, overwrite, as_json)
+    execute(lambda: plan_lidc(headers(dicom_dir), dicom_dir, policy, target), dicom_dir, out, options)
 
-    def make_plan() -> Plan:
-        found = []
-        with console.Progress("headers", count_files(dicom_dir)) as progress:
-            for item in scan(dicom_dir):
-                found.append(item)
-                progress.update(len(found))
-        return plan_lidc(found, dicom_dir, policy, target)
 
-    execute(make_plan, dicom_dir, out, Run(workers, strict, overwrite, as_json))
+@app.command()
+def mr(
+    dicom_dir: DicomOption,
+    out: OutOption = Path("data/MR"),
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="Only series so named, a regular expression: 'mprage|spgr'.")
+    ] = "",
+    size: Annotated[int | None, typer.Option("--size", help="Voxels a side; default: keep what is there.")] = None,
+    spacing: Annotated[float | None, typer.Option("--spacing", help="mm of a voxel; default: keep it.")] = None,
+    workers: WorkersOption = None,
+    series_policy: SeriesPolicyOption = "all",
+    on_irregular: IrregularOption = "skip",
+    max_gap: GapOption = 0,
+    strict: StrictOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """MR series of ADNI or any DICOM archive, as CASE.nii.gz in RAS order and [0, 1]. The source is only read."""
+    one_thread_a_process()
+    from wdm_cli.engine.dicom import Policy
+    from wdm_cli.engine.preprocess import Target, plan_mr
+
+    policy = Policy(on_irregular=on_irregular, series=series_policy, max_gap=max_gap)
+    target = Target(modality="mr", size=size, spacing=spacing)
+    options = Run(workers, strict, overwrite, as_json)
+    execute(lambda: plan_mr(headers(dicom_dir), dicom_dir, policy, target, protocol), dicom_dir, out, options)
 
 
 @app.command()
@@ -134,6 +159,18 @@ def one_thread_a_process() -> None:
     """Parallel cases beat parallel sums; must be said before numpy is loaded, and workers inherit it."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+
+def headers(folder: Path) -> list[Slice | OtherFile]:
+    """What every file of an archive says, with a progress bar."""
+    from wdm_cli.engine.dicom import count_files, scan
+
+    found = []
+    with console.Progress("headers", count_files(folder)) as progress:
+        for item in scan(folder):
+            found.append(item)
+            progress.update(len(found))
+    return found
 
 
 def execute(make_plan: Callable[[], Plan], source: Path, out: Path, options: Run) -> None:

@@ -127,7 +127,7 @@ def warn_of_stretched(affine: Any) -> None:
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     if sides.max() > NOT_CUBIC * sides.min():
         text = "×".join(f"{side:.2g}" for side in sides)
-        console.warn(f"the model's voxels are {text} mm, not cubes; `wdm preprocess nifti|lidc` resamples first")
+        console.warn(f"the model's voxels are {text} mm, not cubes; `wdm preprocess nifti|mr|lidc` resamples first")
 
 
 def cache_folder() -> Path:

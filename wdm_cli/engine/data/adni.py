@@ -2,7 +2,7 @@
 
 Layout: NIfTI files as the LONI archive exports them (`ADNI_002_S_0295_MR_…_I118671.nii`, at any depth), or
 converted to BIDS (`sub-ADNI002S0295/ses-M00/anat/sub-ADNI002S0295_ses-M00_T1w.nii.gz`); of BIDS only T1w images
-are taken. DICOM exports have to be converted first, e.g. with dcm2niix.
+are taken. DICOM exports are converted by `wdm preprocess mr`, which names files as the archive does.
 Access: free for research after an application to adni.loni.usc.edu; its agreement forbids passing images on, which
 may include images that a model has memorised (`wdm eval memorization`).
 """

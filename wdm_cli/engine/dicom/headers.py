@@ -13,7 +13,7 @@ import stat
 import struct
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,12 @@ TAGS = [
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
     *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelSpacing"),
     *("ImagePositionPatient", "ImageOrientationPatient"),
+    *("SeriesDescription", "ProtocolName", "AcquisitionNumber"),
+    *("EchoTime", "EchoNumbers", "InversionTime", "FlipAngle", "TemporalPositionIdentifier"),
+    *("DiffusionBValue", "DiffusionGradientOrientation"),
 ]
+CONTRAST = (*TAGS[-7:], "ImageType")
+"""What tells MR images of one place apart."""
 PARSE_ERRORS = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
     *(struct.error, BytesLengthException, InvalidDicomError),
@@ -43,9 +48,11 @@ PARSE_ERRORS = (
 class Slice:
     """One DICOM image. Lengths in mm, LPS coordinates; a value that is absent or unreadable is None.
 
-    patient: a code, never the PatientID itself unless that is a public LIDC-IDRI number.
+    patient: a code, never the PatientID itself unless that is a public number of LIDC-IDRI or ADNI.
     spacing: (between rows, between columns). orientation: directions of a row and of a column.
     pixel_bytes: bytes of the file from the start of the pixel data on.
+    contrast, acquisition (MR): what tells images of one place apart. protocol: free text, in lower case; it is
+    matched with what the user asks for and never written, since people type anything into it.
     """
 
     path: Path
@@ -69,6 +76,9 @@ class Slice:
     position: Vector | None
     orientation: Vector | None
     pixel_bytes: int
+    contrast: tuple[str, ...] = ()
+    acquisition: int | None = None
+    protocol: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,23 +179,29 @@ def _slice(path: Path, header: Any, syntax: str, rest: int) -> Slice | OtherFile
         photometric=_text(header, "PhotometricInterpretation").upper(),
         bits=_integer(header, "BitsAllocated") or 0,
         signed=_integer(header, "PixelRepresentation") == 1,
-        slope=_number(header.get("RescaleSlope")),
-        intercept=_number(header.get("RescaleIntercept")),
+        slope=_rescale(header, "RescaleSlope", 1.0),
+        intercept=_rescale(header, "RescaleIntercept", 0.0),
         padding=_padding(header),
         spacing=_vector(header, "PixelSpacing", 2),
         position=_vector(header, "ImagePositionPatient", 3),
         orientation=_vector(header, "ImageOrientationPatient", 6),
         pixel_bytes=rest,
+        contrast=_contrast(header) if modality == "MR" else (),
+        acquisition=_integer(header, "AcquisitionNumber"),
+        protocol=f"{_text(header, 'SeriesDescription')} {_text(header, 'ProtocolName')}".strip().lower(),
     )
 
 
 def patient_code(patient_id: str, study_uid: str) -> str:
-    """A name for a patient that tells nobody who it is; the public LIDC-IDRI numbers stay as they are.
+    """A name for a patient that tells nobody who it is; the public LIDC-IDRI numbers stay as they are,
+    and the codes that ADNI gives its participants.
 
     Without a PatientID the study stands for the patient, so that strangers are not taken for one.
     """
     if re.fullmatch(r"LIDC-IDRI-[0-9]{4}", patient_id):
         return patient_id
+    if re.fullmatch(r"[0-9]{3}_S_[0-9]{4}", patient_id):
+        return f"ADNI_{patient_id}"
     source = f"patient {patient_id}" if patient_id else f"study {study_uid}"
     return f"sub-{hashlib.sha256(source.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
@@ -214,6 +230,25 @@ def _number(value: Any) -> float | None:
 def _integer(header: Any, name: str) -> int | None:
     number = _number(header.get(name))
     return None if number is None else int(number)
+
+
+def _rescale(header: Any, name: str, usual: float) -> float | None:
+    """MR images need no slope and intercept; CT without them means nothing."""
+    if name not in header and _text(header, "Modality").upper() == "MR":
+        return usual
+    return _number(header.get(name))
+
+
+def _contrast(header: Any) -> tuple[str, ...]:
+    """NAME=VALUE of what is there of CONTRAST; numbers rounded as writers round them."""
+    found = []
+    for name in CONTRAST:
+        parts = _many(header, name) if name in header else []
+        numbers = [_number(part) for part in parts]
+        values = [str(part) if n is None else f"{n:.3f}" for part, n in zip(parts, numbers, strict=True)]
+        if values:
+            found.append(f"{name}={'/'.join(re.sub(r'[^A-Za-z0-9_. -]', '', value)[:24] for value in values[:8])}")
+    return tuple(found)
 
 
 def _vector(header: Any, name: str, length: int) -> Vector | None:

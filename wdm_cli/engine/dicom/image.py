@@ -1,12 +1,12 @@
-"""Whether a single DICOM file is a CT slice whose pixels have a known meaning in HU."""
+"""Whether a single DICOM file is a CT slice whose pixels have a known meaning in HU, or an MR slice."""
 
 from __future__ import annotations
 
 from wdm_cli.engine.dicom.headers import Slice
 
-MODALITY = "CT"
-CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+IMAGE = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
+"""Modality -> the SOP class of its single images; those of multi-frame images begin with it and a further part."""
+NOT_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY MAP"}
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MAX_PIXEL = 10.0  # mm
 MAX_SIDE = 4096  # pixels
@@ -34,24 +34,32 @@ def is_localizer(item: Slice) -> bool:
     return "LOCALIZER" in item.image_type
 
 
+def is_phase(item: Slice) -> bool:
+    """Whether an MR image shows phase, or a real or imaginary part: no anatomy to learn from."""
+    return item.modality == "MR" and bool(NOT_MAGNITUDE & set(item.image_type[2:]))
+
+
 def unusable_image(item: Slice) -> str:
-    """Why a file's pixels cannot be used as a CT slice, or nothing."""
+    """Why a file's pixels cannot be used as a slice of CT or MR, or nothing."""
     return kind_problem(item) or _value_problem(item) or _place_problem(item) or _data_problem(item)
 
 
 def kind_problem(item: Slice) -> str:
-    """Why a file is no single CT image, or nothing."""
+    """Why a file is no single CT or MR image, or nothing."""
     if not item.series_uid:
         return "no SeriesInstanceUID"
-    if item.sop_class == ENHANCED_CT or item.frames != 1:
-        return f"multi-frame CT ({item.frames} frames) is not supported; convert it to single frames"
+    modality, image = item.modality, IMAGE[item.modality]
+    if item.sop_class.startswith(f"{image}.") or item.frames != 1:
+        return f"multi-frame {modality} ({item.frames} frames) is not supported; convert it to single frames"
     if item.sop_class.startswith(SECONDARY_CAPTURE):
-        return "a secondary capture, not a CT image"
-    if item.sop_class != CT_IMAGE:
-        return "not of the class CT Image Storage"
+        return f"a secondary capture, not a {modality} image"
+    if item.sop_class != image:
+        return f"not of the class {modality} Image Storage"
+    if "MOSAIC" in item.image_type:
+        return "a mosaic of slices in one picture; convert it, e.g. with dcm2niix"
     projections = {"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "SCREEN SAVE"} & set(item.image_type)
     if projections:
-        return f"a derived picture ({projections.pop()}), not a CT image"
+        return f"a derived picture ({projections.pop()}), not a {modality} image"
     if item.photometric != "MONOCHROME2" or item.samples != 1:
         return f"pixels are {item.photometric or 'of unknown meaning'}, not MONOCHROME2"
     if item.bits != 16:
@@ -62,7 +70,7 @@ def kind_problem(item: Slice) -> str:
 def _value_problem(item: Slice) -> str:
     if not item.slope or item.intercept is None:
         return "RescaleSlope or RescaleIntercept is absent, 0 or not a number"
-    if item.padding is not None:
+    if item.padding is not None and item.modality == "CT":
         padding = item.padding * item.slope + item.intercept
         if TISSUE[0] < padding < TISSUE[1]:
             return f"PixelPaddingValue {item.padding} means {padding:g} HU, which tissue has too"

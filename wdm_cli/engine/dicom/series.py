@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from wdm_cli.engine.dicom.geometry import Geometry, is_frame
 from wdm_cli.engine.dicom.headers import Slice
-from wdm_cli.engine.dicom.image import MODALITY, is_localizer, kind_problem, unusable_image
+from wdm_cli.engine.dicom.image import is_localizer, is_phase, kind_problem, unusable_image
 from wdm_cli.engine.errors import ConfigError
 
-MIN_SLICES, MIN_EXTENT = 4, 100.0  # mm of z; less is no chest
+MIN_SLICES = 4
+MIN_EXTENT = {"CT": 100.0, "MR": 40.0}  # mm along the normal; less is no chest, or a slab
 MAX_TILT = 0.1  # degrees
-MAX_OBLIQUENESS = 20.0  # degrees
+MAX_OBLIQUENESS = 20.0  # degrees, of CT; MR is planned at any angle
 MAX_LOCALIZERS = 2
+MOST_IMAGES = 8  # MR images under one UID that become cases; more are a time or diffusion series
 SAME_DIRECTION = 0.02
 AXIAL = "LPS"  # where columns, rows and slices of an ordinary axial series rise
 LONGEST_GAP = 10.0  # mm; nothing bridges more
@@ -77,23 +78,49 @@ class _Unusable(Exception):
 
 
 def group(slices: Iterable[Slice]) -> list[list[Slice]]:
-    """CT slices by patient and SeriesInstanceUID, wherever their files lie; in a fixed order."""
+    """Slices by patient and SeriesInstanceUID, wherever their files lie; in a fixed order.
+
+    MR scanners put several images of a place under one UID (echoes, phase, time points, diffusion directions):
+    each becomes a series of its own, so that they are never mixed.
+    """
     series: dict[tuple[str, str], list[Slice]] = defaultdict(list)
     for item in slices:
-        assert item.modality == MODALITY
         series[item.patient, item.series_uid].append(item)
-    return [series[key] for key in sorted(series)]
+    return [part for key in sorted(series) for part in _images_of(series[key])]
+
+
+def _images_of(slices: list[Slice]) -> list[list[Slice]]:
+    """Slices of one UID by contrast and, where places are taken more than once, by acquisition."""
+    parts: dict[tuple[str, ...], list[Slice]] = defaultdict(list)
+    for item in slices:
+        parts[item.contrast].append(item)
+    found = []
+    for contrast in sorted(parts):
+        members, numbers = parts[contrast], {item.acquisition for item in parts[contrast]}
+        places = {(item.position, item.orientation) for item in members}
+        if members[0].modality != "MR" or len(places) == len(members) or len(numbers) == 1:
+            found.append(members)
+            continue
+        for number in sorted(numbers, key=str):
+            extra = (*contrast, f"AcquisitionNumber={number}")
+            found.append([replace(item, contrast=extra) for item in members if item.acquisition == number])
+    return found if len(found) <= MOST_IMAGES else [slices]
 
 
 def judge(slices: list[Slice], policy: Policy) -> Series:
     """The verdict on the slices of one series."""
     first = slices[0]
-    source = hashlib.sha256(f"{first.series_uid} {first.patient}".encode(errors="surrogateescape")).hexdigest()[:16]
-    base = Series(f"{first.patient}-{source[:8]}", first.patient, source, tuple(slices), "accepted")
+    identity = " ".join((first.series_uid, first.patient, *first.contrast))
+    source = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
+    joint = "_MR_" if first.modality == "MR" and first.patient.startswith("ADNI") else "-"  # as ADNI names its files
+    base = Series(f"{first.patient}{joint}{source[:8]}", first.patient, source, tuple(slices), "accepted")
     if all(is_localizer(item) for item in slices):
-        return dataclasses.replace(base, verdict="ignored", reasons=("CT localizer",))
+        return replace(base, verdict="ignored", reasons=(f"{first.modality} localizer",))
+    if all(is_phase(item) for item in slices):
+        return replace(base, verdict="ignored", reasons=("MR phase, real or imaginary images",))
     repairs: list[str] = []
     try:
+        _check_one_image(slices)
         kept = _without_localizers(slices, repairs)
         _check_images(kept)
         stack = Geometry.of(kept)
@@ -104,9 +131,9 @@ def judge(slices: list[Slice], policy: Policy) -> Series:
         distinct = stack.at_distinct_positions()
         _check_stack(distinct, policy, repairs)
     except _Unusable as error:
-        return dataclasses.replace(base, verdict="skipped", reasons=(str(error),))
+        return replace(base, verdict="skipped", reasons=(str(error),))
     verdict: Verdict = "repaired" if repairs else "accepted"
-    return dataclasses.replace(base, verdict=verdict, repairs=tuple(repairs), stack=distinct, twins=twins)
+    return replace(base, verdict=verdict, repairs=tuple(repairs), stack=distinct, twins=twins)
 
 
 def choose(series: list[Series], policy: Policy) -> list[Series]:
@@ -122,9 +149,7 @@ def choose(series: list[Series], policy: Policy) -> list[Series]:
             best[item.patient] = item
     reason = f"another series of the patient was chosen (--series-policy {policy.series})"
     return [
-        dataclasses.replace(item, verdict="ignored", reasons=(reason,))
-        if item.usable and best[item.patient] is not item
-        else item
+        replace(item, verdict="ignored", reasons=(reason,)) if item.usable and best[item.patient] is not item else item
         for item in series
     ]
 
@@ -132,6 +157,15 @@ def choose(series: list[Series], policy: Policy) -> list[Series]:
 def _thickness(series: Series) -> float:
     assert series.stack is not None
     return round(series.stack.step, 3)
+
+
+def _check_one_image(slices: list[Slice]) -> None:
+    """What `group` did not tell apart is too much of different images to be cases."""
+    contrasts = [item.contrast for item in slices]
+    if len(set(contrasts)) > 1:
+        names = sorted({part.partition("=")[0] for one in contrasts for part in set(one) ^ set(contrasts[0])})
+        many = f"{len(set(contrasts))} different images under one series UID ({', '.join(names)})"
+        raise _Unusable(f"{slices[0].path.name}: {many}: a time or diffusion series, at most {MOST_IMAGES} are split")
 
 
 def _without_localizers(slices: list[Slice], repairs: list[str]) -> list[Slice]:
@@ -172,26 +206,29 @@ def _check_images(slices: list[Slice]) -> None:
 def _check_stack(stack: Geometry, policy: Policy, repairs: list[str]) -> None:
     """Orientation, tilt, number and steps of slices at distinct positions."""
     first = stack.slices[0]
+    is_ct, least = first.modality == "CT", MIN_EXTENT[first.modality]
     if not is_frame(first):
         raise _Unusable(f"{first.path.name}: ImageOrientationPatient is not two perpendicular unit vectors")
     if len(stack.slices) < MIN_SLICES:
         raise _Unusable(f"{first.path.name}: only {len(stack.slices)} slices, {MIN_SLICES} are needed")
-    if stack.obliqueness > MAX_OBLIQUENESS:
+    if is_ct and stack.obliqueness > MAX_OBLIQUENESS:
         raise _Unusable(f"{first.path.name}: oblique by {stack.obliqueness:.1f}°, at most {MAX_OBLIQUENESS:g}°")
     if stack.wander > 0.5 * min(first.spacing or (1.0,)):
         raise _Unusable(f"{first.path.name}: slices are shifted against each other by up to {stack.wander:.1f} mm")
-    if stack.axes != AXIAL:
+    if is_ct and stack.axes != AXIAL:
         repairs.append(f"reoriented from {stack.axes} to RAS")
-    if stack.obliqueness > MAX_TILT:
+    if is_ct and stack.obliqueness > MAX_TILT:
         repairs.append(f"oblique by {stack.obliqueness:.1f}°, kept in the affine")
     if stack.tilt > MAX_TILT:
+        if not is_ct:
+            raise _Unusable(f"{first.path.name}: slices lean by {stack.tilt:.1f}° against their normal")
         if policy.tilt == "skip":
             raise _Unusable(f"{first.path.name}: gantry tilt {stack.tilt:.1f}° (--tilt resample shears it back)")
         repairs.append(f"gantry tilt {stack.tilt:.1f}° sheared back")
     if stack.odd_steps.any():
         _check_steps(stack, policy, repairs)
-    if stack.extent[2] < MIN_EXTENT:
-        raise _Unusable(f"{first.path.name}: covers {stack.extent[2]:.0f} mm of z, at least {MIN_EXTENT:g} are needed")
+    if stack.extent[2] < least:
+        raise _Unusable(f"{first.path.name}: covers {stack.extent[2]:.0f} mm of z, at least {least:g} are needed")
 
 
 def _check_steps(stack: Geometry, policy: Policy, repairs: list[str]) -> None:

@@ -4,11 +4,22 @@ plan = plan_lidc(scan(folder), folder, Policy(), Target())     # headers only
 for entry in run(plan, out, workers=2): ...                    # volumes, previews, manifest.jsonl
 """
 
-from wdm_cli.engine.preprocess.lidc import plan_lidc
+from wdm_cli.engine.preprocess.lidc import plan_lidc, plan_mr
 from wdm_cli.engine.preprocess.manifest import Entry, tally
 from wdm_cli.engine.preprocess.nifti import plan_brats, plan_nifti
 from wdm_cli.engine.preprocess.preview import write_contact_sheet
 from wdm_cli.engine.preprocess.target import Target
 from wdm_cli.engine.preprocess.work import Plan, run
 
-__all__ = ["Entry", "Plan", "Target", "plan_brats", "plan_lidc", "plan_nifti", "run", "tally", "write_contact_sheet"]
+__all__ = [
+    "Entry",
+    "Plan",
+    "Target",
+    "plan_brats",
+    "plan_lidc",
+    "plan_mr",
+    "plan_nifti",
+    "run",
+    "tally",
+    "write_contact_sheet",
+]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from wdm_cli.engine.dicom import Geometry, Policy, Series, Slice
 from wdm_cli.engine.errors import DataError
-from wdm_cli.engine.preprocess.decode import hounsfield
+from wdm_cli.engine.preprocess.decode import rescaled
 from wdm_cli.engine.preprocess.resample import Axis, Spline, axis_for, even, grid_affine
 from wdm_cli.engine.preprocess.target import AIR, METAL, Prepared, Target, finish_ct, to_ras
 
@@ -119,7 +119,7 @@ def _planes(series: Series, policy: Policy, axes: list[Axis], seen: Seen) -> Flo
     planes = np.empty((len(stack.slices), axes[1].size, axes[0].size), np.float32)
     weights: dict[tuple[float, float], tuple[Floats, Floats]] = {}
     for number, (item, twins) in enumerate(zip(stack.slices, series.twins, strict=True)):
-        hu, padding = hounsfield(item)
+        hu, padding = rescaled(item)
         _compare(item, hu, twins, policy, seen)
         seen.add(hu, padding)
         if padding is not None:
@@ -139,7 +139,7 @@ def _planes(series: Series, policy: Policy, axes: list[Axis], seen: Seen) -> Flo
 def _compare(item: Slice, hu: Floats, twins: tuple[Slice, ...], policy: Policy, seen: Seen) -> None:
     """Files at the position of `item` must be copies of it."""
     for twin in twins:
-        other, _ = hounsfield(twin)
+        other, _ = rescaled(twin)
         if np.array_equal(hu, other):
             continue
         if policy.on_duplicate == "skip":

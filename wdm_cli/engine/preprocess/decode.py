@@ -1,4 +1,4 @@
-"""From one DICOM file to Hounsfield units. pydicom reads plain pixels, GDCM (in SimpleITK) compressed ones."""
+"""From one DICOM file to HU, or MR intensities. pydicom reads plain pixels, GDCM (in SimpleITK) compressed ones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from wdm_cli.engine.errors import DataError
 Floats = npt.NDArray[np.float32]
 
 
-def hounsfield(item: Slice) -> tuple[Floats, npt.NDArray[np.bool_] | None]:
-    """[rows, columns] HU with this slice's slope and intercept, and where the file says it is padding.
+def rescaled(item: Slice) -> tuple[Floats, npt.NDArray[np.bool_] | None]:
+    """[rows, columns] HU or MR intensities by this slice's slope and intercept, and where the file says padding.
 
     Raises:
         DataError: the pixels cannot be decoded completely; the file is named.
