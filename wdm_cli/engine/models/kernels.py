@@ -229,7 +229,8 @@ class _NormActConv(torch.autograd.Function):
         ctx.settings = norm[2], norm[3], resample, precision
         h = _input_of_conv(normed, x.dtype, resample, precision)
         del normed
-        return F.conv3d(h, weight.to(h.dtype), bias.to(h.dtype), padding=weight.shape[-1] // 2).to(precision)
+        out = F.conv3d(h, weight.to(h.dtype), bias.to(h.dtype), padding=weight.shape[-1] // 2)
+        return preferred_layout(out.to(precision))  # a small grid may have been convolved in the plain layout
 
     @staticmethod
     @once_differentiable

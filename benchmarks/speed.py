@@ -1,0 +1,151 @@
+"""Training step, pass of the network and peak memory: wdm's forms beside the plain one, as ratios in one run.
+
+    python benchmarks/speed.py                          ours_unet_128 at 128³, one volume
+    python benchmarks/speed.py --preset ours_wnet_128   the WavU-Net
+    python benchmarks/speed.py --size 64
+    python benchmarks/speed.py transforms               the wavelet transform beside a copy of the same bytes
+
+The plain form is the same network as PyTorch's own modules make it: GroupNorm, SiLU, convolution, pooling one after the
+other, in float32, in the default memory layout, with the Haar transform axis by axis. Every form runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from wdm_cli.config import resolve
+from wdm_cli.engine import wavelet
+from wdm_cli.engine.bench import InMemory, sampling_step, timed, training_step
+from wdm_cli.engine.device import keep_freed_memory
+from wdm_cli.engine.models import blocks, kernels, unet, wavunet
+from wdm_cli.engine.preset import Preset
+from wdm_cli.engine.provenance import versions
+
+CPU = torch.device("cpu")
+FORMS = {
+    "plain float32": (["train.precision=float32"], True),
+    "float32": (["train.precision=float32"], False),
+    "bf16": (["train.precision=bf16"], False),
+}
+
+
+@contextlib.contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Every lean form replaced by what PyTorch's own modules compute."""
+
+    def convolve(layers: nn.Sequential, x: Tensor, resample: Any = None) -> Tensor:
+        norm, *_, conv = layers
+        return kernels.plain_norm_act_conv(x, norm.parts, conv.weight, conv.bias, resample)  # type: ignore[arg-type]
+
+    def finish(self: blocks.ResBlock, h: Tensor, x: Tensor, emb: Tensor) -> Tensor:
+        h = h + self.emb_layers(emb)[:, :, None, None, None]
+        return self.skip_connection(x) + convolve(self.out_layers, h)
+
+    replaced: list[tuple[Any, str, Any]] = [
+        (blocks, "activate_and_convolve", convolve),
+        (unet, "activate_and_convolve", convolve),
+        (wavunet, "activate_and_convolve", convolve),
+        (blocks.ResBlock, "finish", finish),
+        (unet, "average_pool", kernels.plain_average_pool),
+        (unet, "nearest_upsample", kernels.plain_nearest_upsample),
+        (unet, "preferred_layout", lambda x: x),
+        (wavunet, "preferred_layout", lambda x: x),
+        (wavelet, "_is_lean", lambda x, name: False),
+    ]
+    with contextlib.ExitStack() as stack:
+        for where, name, value in replaced:
+            stack.enter_context(mock.patch.object(where, name, value))
+        yield
+
+
+def measure(preset: Preset, plain: bool, steps: int) -> tuple[float, float, float]:
+    """Seconds of a pass and of a training step, and the peak memory of the process in GB."""
+    if not plain:
+        keep_freed_memory()
+    with plain_kernels() if plain else contextlib.nullcontext():
+        passes = sampling_step(preset, CPU, steps, 0)
+        step = training_step("", preset, CPU, steps, InMemory(preset.data.shape), 0)
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return passes.seconds, step.seconds, int(fields["VmHWM"].split()[0]) * 1024 / 1e9
+
+
+def in_a_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def networks(name: str, size: int, steps: int, sets: list[str]) -> None:
+    print(f"{name} at {size}³, one volume, {steps} steps each; pass = network and clamping in image space")
+    print(f"{'form':<16}{'pass s':>9}{'times':>7}{'step s':>9}{'times':>7}{'peak GB':>9}{'share':>7}")
+    base: tuple[float, float, float] | None = None
+    for form, (own, plain) in FORMS.items():
+        preset = resolve(name, sets=["train.batch_size=1", f"data.image_size={size}", *sets, *own]).preset
+        found = in_a_fresh_process(measure, preset, plain, steps)
+        base = base or found
+        ratios = base[0] / found[0], base[1] / found[1], found[2] / base[2]
+        print(
+            f"{form:<16}{found[0]:>9.3f}{ratios[0]:>7.2f}{found[1]:>9.2f}{ratios[1]:>7.2f}{found[2]:>9.2f}{ratios[2]:>7.2f}"
+        )
+
+
+def transforms() -> None:
+    """Medians over rounds in which copy, lean and plain form take turns."""
+    keep_freed_memory()
+    layout = torch.channels_last_3d
+    print(f"{'tensor':<22}{'copy ms':>9}{'forward':>9}{'× copy':>8}{'plain':>8}{'inverse':>9}{'× copy':>8}{'plain':>8}")
+    for shape in ((1, 1, 128, 128, 128), (1, 1, 256, 256, 256), (1, 64, 64, 64, 64)):
+        x = torch.randn(shape).contiguous(memory_format=layout)
+        bands = wavelet.dwt(x)
+        target = torch.empty_like(x)
+        works: list[Callable[[], Any]] = [
+            lambda x=x, target=target: target.copy_(x),
+            lambda x=x: wavelet.dwt(x),
+            lambda x=x: wavelet.plain_dwt(x, "haar", 1.0),
+            lambda bands=bands: wavelet.idwt(bands),
+            lambda bands=bands: wavelet.plain_idwt(bands, "haar", 1.0),
+        ]
+        times = [timed("", work, CPU, repeats=21).seconds * 1000 for work in works]
+        copy, forward, plain, inverse, plain_inverse = times
+        print(
+            f"{'×'.join(map(str, shape)):<22}{copy:>9.2f}{forward:>9.2f}{forward / copy:>8.1f}{plain:>8.2f}"
+            f"{inverse:>9.2f}{inverse / copy:>8.1f}{plain_inverse:>8.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=["networks", "transforms"], default="networks")
+    parser.add_argument("--preset", default="ours_unet_128")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], dest="sets")
+    arguments = parser.parse_args()
+    processor = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "unknown processor",
+    )
+    amx = "with" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "without"
+    found = versions()
+    print(f"{processor} {amx} AMX, {torch.get_num_threads()} threads, torch {found['torch']}, {date.today()}")
+    if arguments.part == "transforms":
+        transforms()
+    else:
+        networks(arguments.preset, arguments.size, arguments.steps, arguments.sets)
+
+
+if __name__ == "__main__":
+    main()
