@@ -31,7 +31,7 @@ from wdm_cli.cli.evaluate_options import (
 )
 from wdm_cli.cli.evaluate_show import draw_closest, follow, show, show_differences, show_sanity
 from wdm_cli.cli.options import DeviceOption, JsonOption, SetOption
-from wdm_cli.cli.train import cache_folder
+from wdm_cli.cli.train_data import cache_folder
 
 if TYPE_CHECKING:
     from wdm_cli.engine.metrics.metric import Metric, Options

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from wdm_cli.engine.models.dropout import RowDropout
+
 Resample = Callable[[Tensor], Tensor]
 COEFF_CHANNELS = 8  # sub-bands in, sub-bands out
 
@@ -118,7 +120,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             NormAct(groups, out_channels),
             nn.Identity(),  # the place of the activation in the official numbering
-            nn.Dropout(dropout),
+            RowDropout(dropout),
             conv3(out_channels, out_channels, zero=True),
         )
         self.skip_connection = (
