@@ -51,7 +51,8 @@ def place(environment: Mapping[str, str]) -> Place | None:
     if environment.get(LEASH):
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     host = environment.get("MASTER_ADDR", "127.0.0.1")
-    return Place(rank, world, local, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    attempt = int_of(environment, "TORCHELASTIC_RESTART_COUNT", 0)
+    return Place(rank, world, local, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", attempt)
 
 
 def int_of(environment: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -17,6 +17,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from wdm_cli.engine.errors import ConfigError, PeerError, WdmError
@@ -31,12 +33,16 @@ PAUSE = 0.02  # seconds between two looks at a long wait; signals are handled in
 
 @dataclass(frozen=True)
 class Place:
-    """A process among `world`: its rank, its number on its machine, and host:port where the first listens."""
+    """A process among `world`: its rank, its number on its machine, and host:port where the first listens.
+
+    attempt: how often they were started before; what a lost attempt said there is not listened to.
+    """
 
     rank: int
     world: int
     local: int
     address: str
+    attempt: int = 0
 
 
 class Ranks:
@@ -99,9 +105,10 @@ class Group(Ranks):
         if device.type == "cuda":
             torch.cuda.set_device(device)
         with lost_peers():
+            store, _, _ = next(rendezvous(f"tcp://{place.address}", place.rank, place.world, timeout=STEP_LIMIT))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                init_method=f"tcp://{place.address}",
+                store=PrefixStore(str(place.attempt), store),
                 rank=place.rank,
                 world_size=place.world,
                 timeout=STEP_LIMIT,
