@@ -41,7 +41,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
 
     import torch
 
-    from wdm_cli.cli.train import cache_folder
+    from wdm_cli.cli.train_data import cache_folder
     from wdm_cli.engine.device import choose_device
     from wdm_cli.engine.estimate import available_memory
     from wdm_cli.engine.files import existing_parent

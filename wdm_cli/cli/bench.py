@@ -76,7 +76,7 @@ def bench(
 
 def open_cached(resolved: Resolved, scratch: Path, *, named: bool) -> Volumes:
     """The user's volumes, cached as for a training, or noise cached in a scratch folder."""
-    from wdm_cli.cli.train import find_cases, open_volumes
+    from wdm_cli.cli.train_data import find_cases, open_volumes
     from wdm_cli.engine.bench import cached_noise
 
     if named:

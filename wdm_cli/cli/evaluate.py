@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from wdm_cli.cli.evaluate_folders import check_sanity, open_both, open_extractor
 from wdm_cli.cli.evaluate_options import (
     ExtractorOption,
     FakeOption,
+    GpusOption,
     HeldOutOption,
     IntensityOption,
     NeighbourOption,
@@ -31,10 +33,12 @@ from wdm_cli.cli.evaluate_options import (
 )
 from wdm_cli.cli.evaluate_show import draw_closest, follow, show, show_differences, show_sanity
 from wdm_cli.cli.options import DeviceOption, JsonOption, SetOption
-from wdm_cli.cli.train import cache_folder
+from wdm_cli.cli.train_data import cache_folder
 
 if TYPE_CHECKING:
+    from wdm_cli.engine.metrics.extractor import Extractor
     from wdm_cli.engine.metrics.metric import Metric, Options
+    from wdm_cli.engine.metrics.volumes import Volumes
 
 __all__ = ["app", "fid", "follow", "msssim", "show"]
 app = typer.Typer(help="Score generated volumes, and say how far the scores can be trusted.", no_args_is_help=True)
@@ -44,6 +48,42 @@ def options(seed: int, quick: bool = False, workers: int = 1) -> Options:
     from wdm_cli.engine.metrics.metric import Options
 
     return Options(seed=seed, cache_dir=cache_folder(), uncertainty=not quick, workers=workers)
+
+
+def spread(device: str, workers: int, gpus: int) -> tuple[str, int]:
+    """Device and number of processes for features: --gpus N is N processes on the first N GPUs.
+
+    Among processes that torchrun started, each has a device of its own and starts no others.
+    """
+    from wdm_cli.cli.processes import check_gpus, own_device, place
+    from wdm_cli.engine.errors import ConfigError
+
+    mine = place(os.environ)
+    if gpus:
+        check_gpus(gpus, device, os.environ)
+        if workers > 1:
+            raise ConfigError("--gpus and --workers both say how many processes", hint="give one of them")
+        return "cuda", gpus
+    if mine is None:
+        return device, workers
+    if workers > 1:
+        raise ConfigError("--workers starts processes, but this is one of several already", hint="leave it away")
+    return str(own_device(device, mine)), 1
+
+
+def left_to_the_first(
+    metrics: Sequence[Metric], fake: Volumes, real: Volumes | None, network: Extractor | None
+) -> bool:
+    """Among several processes (torchrun): True in all but the first, when their share of the features is made."""
+    from wdm_cli.cli.processes import place
+    from wdm_cli.engine import evaluate
+
+    mine = place(os.environ)
+    if mine is None:
+        return False
+    if real is not None and evaluate.row_sources(metrics, network):
+        follow(evaluate.share(metrics, fake, real, network, cache_folder(), mine.rank, mine.world))
+    return mine.rank > 0
 
 
 def metric_by_kind(kind: str) -> Metric:
@@ -64,6 +104,7 @@ def network_command(kind: str) -> Callable[..., None]:
         device: DeviceOption = "auto",
         precision: PrecisionOption = "float32",
         workers: WorkersOption = 1,
+        gpus: GpusOption = 0,
         intensity: IntensityOption = None,
         preset: RawOption = None,
         sets: SetOption = None,
@@ -74,8 +115,11 @@ def network_command(kind: str) -> Callable[..., None]:
     ) -> None:
         from wdm_cli.engine.evaluate import run
 
+        device, workers = spread(device, workers, gpus)
         network = open_extractor(weights, extractor, trust_code, device, precision, seed)
         generated, true = open_both(fake, real, intensity, preset, sets)
+        if left_to_the_first([metric_by_kind(kind)], generated, true, network):
+            return
         show(follow(run([metric_by_kind(kind)], generated, true, network, options(seed, quick, workers))), out, as_json)
 
     return command
@@ -98,6 +142,8 @@ def image_command(kind: str) -> Callable[..., None]:
         from wdm_cli.engine.evaluate import run
 
         generated, true = open_both(fake, real, intensity, preset, sets)
+        if left_to_the_first([metric_by_kind(kind)], generated, true, None):
+            return
         show(follow(run([metric_by_kind(kind)], generated, true, None, options(seed, quick))), out, as_json)
 
     return command
@@ -123,6 +169,7 @@ def prdc(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     workers: WorkersOption = 1,
+    gpus: GpusOption = 0,
     intensity: IntensityOption = None,
     preset: RawOption = None,
     sets: SetOption = None,
@@ -136,8 +183,11 @@ def prdc(
     from wdm_cli.engine.evaluate import run
     from wdm_cli.engine.metrics import PRDC
 
+    device, workers = spread(device, workers, gpus)
     network = open_extractor(weights, extractor, trust_code, device, precision, seed)
     generated, true = open_both(fake, real, intensity, preset, sets)
+    if left_to_the_first([PRDC(k=k)], generated, true, network):
+        return
     show(follow(run([PRDC(k=k)], generated, true, network, options(seed, quick, workers))), out, as_json)
 
 
@@ -159,6 +209,8 @@ def msssim(
     from wdm_cli.engine.metrics import MSSSIM
 
     generated, true = open_both(fake, real, intensity, preset, sets)
+    if left_to_the_first([], generated, true, None):
+        return
     metric = MSSSIM(scales=scales, pairs=pairs)
     show(follow(run([metric], generated, true, None, options(seed))), out, as_json)
 
@@ -183,6 +235,8 @@ def memorization(
     """Copies of training volumes: whatever is nearer to one than volumes are that were never trained on."""
     from wdm_cli.engine import evaluate
 
+    if left_to_the_first([], *open_both(fake, real, intensity, preset, sets), None):
+        return
     network = None
     if weights is not None or extractor is not None or trust_code:
         network = open_extractor(weights, extractor, trust_code, device, "float32", seed)
@@ -205,6 +259,7 @@ def all_scores(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     workers: WorkersOption = 1,
+    gpus: GpusOption = 0,
     intensity: IntensityOption = None,
     preset: RawOption = None,
     sets: SetOption = None,
@@ -218,10 +273,14 @@ def all_scores(
 ) -> None:
     """Every score from one pass; what the volumes are too few or too small for is left out and named."""
     from wdm_cli.engine import evaluate
+    from wdm_cli.engine.metrics import METRICS
 
+    device, workers = spread(device, workers, gpus)
     network = open_extractor(weights, extractor, trust_code, device, precision, seed)
     generated, true = open_both(fake, real, intensity, preset, sets)
     assert true is not None
+    if left_to_the_first([metric() for metric in METRICS], generated, true, network):
+        return
     check_sanity(generated)
     settings = options(seed, quick, workers)
     report = follow(evaluate.run_all(generated, true, network, settings, neighbours=k, pairs=pairs))

@@ -31,6 +31,9 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Leave out the real-v
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="Processes for features; with --device cuda spread over all GPUs.")
 ]
+GpusOption = Annotated[
+    int, typer.Option("--gpus", min=0, help="GPUs of this machine for features, a process each; 0: as --device says.")
+]
 HeldOutOption = Annotated[
     Path | None,
     typer.Option("--held-out", help="Real volumes not trained on: a folder, split.json or a list of files of --real."),

@@ -21,6 +21,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON on stdo
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")
 ]
+GpusOption = Annotated[
+    int, typer.Option("--gpus", min=1, help="GPUs of this machine to work on together, a process each.")
+]
 DatasetOption = Annotated[
     str | None,
     typer.Option(
