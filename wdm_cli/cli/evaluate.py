@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,14 +30,13 @@ from wdm_cli.cli.evaluate_options import (
     WeightsOption,
     WorkersOption,
 )
+from wdm_cli.cli.evaluate_processes import left_to_the_first, spread
 from wdm_cli.cli.evaluate_show import draw_closest, follow, show, show_differences, show_sanity
 from wdm_cli.cli.options import DeviceOption, JsonOption, SetOption
 from wdm_cli.cli.train_data import cache_folder
 
 if TYPE_CHECKING:
-    from wdm_cli.engine.metrics.extractor import Extractor
     from wdm_cli.engine.metrics.metric import Metric, Options
-    from wdm_cli.engine.metrics.volumes import Volumes
 
 __all__ = ["app", "fid", "follow", "msssim", "show"]
 app = typer.Typer(help="Score generated volumes, and say how far the scores can be trusted.", no_args_is_help=True)
@@ -48,42 +46,6 @@ def options(seed: int, quick: bool = False, workers: int = 1) -> Options:
     from wdm_cli.engine.metrics.metric import Options
 
     return Options(seed=seed, cache_dir=cache_folder(), uncertainty=not quick, workers=workers)
-
-
-def spread(device: str, workers: int, gpus: int) -> tuple[str, int]:
-    """Device and number of processes for features: --gpus N is N processes on the first N GPUs.
-
-    Among processes that torchrun started, each has a device of its own and starts no others.
-    """
-    from wdm_cli.cli.processes import check_gpus, own_device, place
-    from wdm_cli.engine.errors import ConfigError
-
-    mine = place(os.environ)
-    if gpus:
-        check_gpus(gpus, device, os.environ)
-        if workers > 1:
-            raise ConfigError("--gpus and --workers both say how many processes", hint="give one of them")
-        return "cuda", gpus
-    if mine is None:
-        return device, workers
-    if workers > 1:
-        raise ConfigError("--workers starts processes, but this is one of several already", hint="leave it away")
-    return str(own_device(device, mine)), 1
-
-
-def left_to_the_first(
-    metrics: Sequence[Metric], fake: Volumes, real: Volumes | None, network: Extractor | None
-) -> bool:
-    """Among several processes (torchrun): True in all but the first, when their share of the features is made."""
-    from wdm_cli.cli.processes import place
-    from wdm_cli.engine import evaluate
-
-    mine = place(os.environ)
-    if mine is None:
-        return False
-    if real is not None and evaluate.row_sources(metrics, network):
-        follow(evaluate.share(metrics, fake, real, network, cache_folder(), mine.rank, mine.world))
-    return mine.rank > 0
 
 
 def metric_by_kind(kind: str) -> Metric:
@@ -235,13 +197,13 @@ def memorization(
     """Copies of training volumes: whatever is nearer to one than volumes are that were never trained on."""
     from wdm_cli.engine import evaluate
 
-    if left_to_the_first([], *open_both(fake, real, intensity, preset, sets), None):
+    generated, true = open_both(fake, real, intensity, preset, sets)
+    assert true is not None
+    if left_to_the_first([], generated, true, None):
         return
     network = None
     if weights is not None or extractor is not None or trust_code:
         network = open_extractor(weights, extractor, trust_code, device, "float32", seed)
-    generated, true = open_both(fake, real, intensity, preset, sets)
-    assert true is not None
     train, unseen = open_held_out(held_out, true)
     report, found = follow(evaluate.memorization(train, generated, unseen, network, options(seed)))
     if picture is not None:

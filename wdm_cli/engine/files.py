@@ -120,7 +120,8 @@ def require_space(path: Path, needed: int) -> None:
 
 def write_error(path: Path, error: OSError) -> ResourceError:
     """An OSError from writing `path` as an error a user can act on."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    short = error.errno is None  # NumPy's words for a write that came up short: no number, but the same cause
+    if short or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(existing_parent(path)).free
             return ResourceError(
