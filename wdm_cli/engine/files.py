@@ -16,9 +16,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wdm_cli.engine.errors import ResourceError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PARTIAL = ".partial"
 
@@ -101,6 +104,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file, as np.save does but for its last block, whose loss on a full disk np.save does not notice."""
+    import numpy as np
+
+    with atomic_publish(path) as temporary, temporary.open("wb") as file:
+        plain = np.ascontiguousarray(array)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
+        file.write(plain.data)
+
+
 def require_space(path: Path, needed: int) -> None:
     """Refuse to start writing `needed` bytes where less is free.
 
@@ -120,8 +133,7 @@ def require_space(path: Path, needed: int) -> None:
 
 def write_error(path: Path, error: OSError) -> ResourceError:
     """An OSError from writing `path` as an error a user can act on."""
-    short = error.errno is None  # NumPy's words for a write that came up short: no number, but the same cause
-    if short or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(existing_parent(path)).free
             return ResourceError(
