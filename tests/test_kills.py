@@ -30,7 +30,7 @@ from small import Heads, digest, small
 from wdm_cli.cli import console
 from wdm_cli.cli import sample as sample_command
 from wdm_cli.cli import train as train_command
-from wdm_cli.config import Resolved
+from wdm_cli.config import Resolved, resolve
 from wdm_cli.engine import checkpoint as checkpoints
 from wdm_cli.engine.checkpoint import read
 from wdm_cli.engine.data.phantom import write_phantoms
@@ -65,13 +65,24 @@ class Child:
 
     def wait(self) -> int:
         """Exit code, or minus the signal that killed it."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        _, status, usage = os.wait4(self.pid, 0)
+        self.used = usage.ru_utime + usage.ru_stime
+        return os.waitstatus_to_exitcode(status)
 
     def after(self, seconds: float, number: signal.Signals) -> int:
+        """Send a signal after a while and wait; `spent` is the processor time that it still took, in seconds."""
         time.sleep(seconds)
+        before = processor_seconds(self.pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
-        return self.wait()
+        code = self.wait()
+        self.spent = self.used - before
+        return code
+
+
+def processor_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture(autouse=True)
@@ -233,6 +244,20 @@ def test_signals_stop_with_75_and_lose_nothing(
     for folder in (run, tmp_path / "straight"):
         train_on(heads, folder, newest + 3)
     assert state_of(run) == state_of(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_a_signal_is_answered_within_two_seconds_on_the_preset_tiny(tmp_path: Path, log: Path, saves: Saves) -> None:
+    """In processor time, so that a busy machine changes nothing; ten random moments, in saves and between them."""
+    write_phantoms(tmp_path / "heads", 3, size=32)
+    settings = resolve("tiny", sets=["train.save_every=3"], options={"data.dir": str(tmp_path / "heads")})
+    draw, run = random.Random(5), tmp_path / "run"
+    for _ in range(10):
+        child = Child(lambda: train_command.run_training(settings, run, CPU, workers=1))
+        saves.wait()
+        number = draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+        assert child.after(draw.uniform(0, 0.5), number) == 75, log.read_text()
+        assert child.spent <= 2
 
 
 def limited(work: Callable[[], object], most: int) -> Callable[[], object]:
