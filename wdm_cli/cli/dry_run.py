@@ -53,7 +53,6 @@ def show_dry_run(resolved: Resolved, device: torch.device, processes: int = 1) -
 def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits: bool) -> list[tuple[str, str]]:
     """Seconds of a step, measured on the second of two; or why nothing was measured."""
     from wdm_cli.cli.train_data import open_volumes
-    from wdm_cli.engine.estimate import estimate
     from wdm_cli.engine.train import Trainer
 
     if not fits:
@@ -63,11 +62,13 @@ def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits
         helps += [] if train.precision == "bf16" else ["train.precision=bf16"]
         hint = " ".join(f"--set {text}" for text in helps) or "a smaller data.image_size"
         return [("time per step", f"not measured: it needs more memory than is free here; try {hint}")]
-    keep_memory_if_roomy(device, estimate(resolved.preset).training)
     first = dataclasses.replace(inventory, cases=inventory.cases[: resolved.preset.train.batch_size])
     volumes = open_volumes(resolved, first, workers=2)
     train = dataclasses.replace(resolved.preset.train, steps=2)
-    steps = Trainer(dataclasses.replace(resolved.preset, train=train), volumes, device).run()
+    trainer = Trainer(dataclasses.replace(resolved.preset, train=train), volumes, device)
+    together = train.batch_size // train.accumulate
+    keep_memory_if_roomy(device, trainer.network, resolved.preset, training=True, batch_size=together)
+    steps = trainer.run()
     next(steps)
     seconds = next(steps).seconds
     steps.close()

@@ -169,7 +169,6 @@ def sample_into(
         gpus: with more than one, this process only prepares the folder and starts as many that fill it.
     """
     from wdm_cli.engine.checkpoint import build_network
-    from wdm_cli.engine.estimate import sampling_memory
     from wdm_cli.engine.provenance import provenance
 
     folder = sample_folder(out, source, settings, seed, ema and source.ema is not None, precision)
@@ -179,7 +178,7 @@ def sample_into(
         network, _ = build_network(source, settings if source.preset is None else None, ema=ema)
         warn_of_differing_names(source, settings)
         network = network.to(device) if gpus == 1 else network
-        keep_memory_if_roomy(device, sampling_memory(settings, batch_size, precision))
+        keep_memory_if_roomy(device, network, settings, training=False, batch_size=batch_size)
     about = {"command": "sample", "checkpoint": str(source.path), "step": source.step, **provenance(device, sys.argv)}
     folder.open(about, overwrite=overwrite)
     if len(missing) < number:

@@ -109,16 +109,16 @@ def run_training(
     from wdm_cli.cli.stop import StopRequest
     from wdm_cli.engine.distributed import joined
     from wdm_cli.engine.errors import Stopped
-    from wdm_cli.engine.estimate import estimate
     from wdm_cli.engine.train import Trainer
 
-    keep_memory_if_roomy(device, estimate(resolved.preset).training)
     with (
         StopRequest("stopping after this step and a checkpoint", max_hours) as stop,
         joined(place, device) as ranks,
     ):
         volumes = ranks.in_turns(lambda: prepare(resolved, run, ranks, workers, stop))
         trainer = Trainer(resolved.preset, volumes, device, ranks)
+        together = len(trainer.rows) // resolved.preset.train.accumulate
+        keep_memory_if_roomy(device, trainer.network, resolved.preset, training=True, batch_size=together)
         follow(trainer, resolved, run, stop, log or [])
     if trainer.step < resolved.preset.train.steps:
         saved = "; the checkpoint is saved" if trainer.step else ""
