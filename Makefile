@@ -9,7 +9,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constr
 help:
 	@echo "make demo       train a tiny model on phantoms and look at its samples (about 3 minutes on a CPU)"
 	@echo "make test       the test suite (under 3 minutes); make test-slow: the longer tests"
-	@echo "make check      lint, format, types"
+	@echo "make check      lint, format, types, a short fuzz run, known vulnerabilities"
 	@echo "make audit      known vulnerabilities of the pinned versions (asks the package index)"
 	@echo "make docker     build the container image"
 
@@ -26,9 +26,11 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pytest tests/test_fuzz.py
+	$(BIN)/python .ci/audit.py
 
 audit: $(VENV)/.dev
-	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
+	$(BIN)/python .ci/audit.py
 
 docker:
 	docker build -t wdm .
