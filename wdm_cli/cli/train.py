@@ -259,6 +259,4 @@ def write_preview(trainer: Trainer, run: Path) -> None:
     made = generate(trainer.ema, preset, range(PREVIEW_VOLUMES), precision=preset.train.precision)
     volumes = [record.volume for record in made if isinstance(record, Sample)]
     caption = f"step {trainer.step:,}, EMA weights, {steps} sampling steps, seeds 0 and 1"
-    save_png(
-        run / "previews" / f"step_{trainer.step:07d}.png", preview(preset, volumes, trainer.volumes.affine, caption)
-    )
+    save_png(run / "previews" / f"step_{trainer.step:07d}.png", preview(preset, volumes, trainer.affine, caption))

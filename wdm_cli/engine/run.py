@@ -18,7 +18,7 @@ from typing import Any
 
 from wdm_cli.engine import checkpoint as checkpoints
 from wdm_cli.engine.checkpoint import Checkpoint
-from wdm_cli.engine.errors import CheckpointError, ConfigError, PeerError, ResourceError
+from wdm_cli.engine.errors import CheckpointError, ConfigError, DataError, PeerError, ResourceError
 from wdm_cli.engine.files import locked, remove_partial, write_error, write_text
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.train import Trainer, TrainStep
@@ -177,7 +177,7 @@ def train(
                     yield save(trainer, run)
                     saved = record.step
                 yield record
-        except PeerError:  # the state is whole: a lost machine costs one step
+        except (DataError, PeerError):  # between steps: a lost machine or volume costs one step
             if trainer.step > saved:
                 yield save(trainer, run)
             raise

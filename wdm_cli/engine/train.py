@@ -70,6 +70,7 @@ class Trainer:
     def __init__(self, preset: Preset, volumes: Volumes, device: torch.device, ranks: Ranks = ALONE) -> None:
         settings = preset.train
         self.preset, self.volumes, self.device, self.ranks = preset, volumes, device, ranks
+        self.affine = np.asarray(volumes.affine, float)  # now: the files it is read from may vanish while we train
         self.rows = ranks.share(settings.batch_size, settings.accumulate)
         torch.manual_seed(settings.seed)  # initial weights
         with memory_errors(partial(out_of_memory, preset, ranks.world)):
@@ -188,7 +189,7 @@ class Trainer:
             self.preset,
             self.step,
             dict(self.ema.state_dict()),
-            np.asarray(self.volumes.affine, float).tolist(),
+            self.affine.tolist(),
             {
                 "optimizer": self.optimizer.state_dict(),
                 "data": fingerprint(self.volumes),
