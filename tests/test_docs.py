@@ -93,7 +93,7 @@ def command_of(words: list[str], where: str) -> Any:
 
 def test_there_are_commands_to_test() -> None:
     assert len(LINES) > 25
-    assert {line.page for line in LINES} >= {"README.md", "docs/recipes.md", "docs/reliability.md"}
+    assert {line.page for line in LINES} >= {"README.md", "docs/recipes.md", "docs/cluster.md"}
 
 
 @pytest.mark.parametrize("line", LINES, ids=str)

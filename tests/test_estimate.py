@@ -52,8 +52,10 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
-        {"batch_size": 1},
-        *(pytest.param(c, marks=SLOW) for c in ({}, {"checkpointing": True}, {"accumulate": 2}, {"precision": "bf16"})),
+        *(
+            pytest.param(c, marks=SLOW)
+            for c in ({"batch_size": 1}, {}, {"checkpointing": True}, {"accumulate": 2}, {"precision": "bf16"})
+        ),
     ],
     ids=str,
 )

@@ -162,6 +162,7 @@ def test_kills_change_nothing(kills: int, folders: Path, alone: bytes, tmp_path:
         np.load(path)  # readable under its final name
 
 
+@pytest.mark.slow
 def test_finished_features_are_not_made_again(folders: Path, alone: bytes, tmp_path: Path) -> None:
     """A process is stopped in the middle; the next one takes over the rows that are there."""
     cache, out = tmp_path / "cache", tmp_path / "eval.json"

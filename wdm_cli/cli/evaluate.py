@@ -20,7 +20,6 @@ from wdm_cli.cli.evaluate_options import (
     OutOption,
     PairsOption,
     PictureOption,
-    PrecisionOption,
     QuickOption,
     RawOption,
     RealOption,
@@ -64,7 +63,6 @@ def network_command(kind: str) -> Callable[..., None]:
         extractor: ExtractorOption = None,
         trust_code: TrustOption = False,
         device: DeviceOption = "auto",
-        precision: PrecisionOption = "float32",
         workers: WorkersOption = 1,
         gpus: GpusOption = 0,
         intensity: IntensityOption = None,
@@ -78,7 +76,7 @@ def network_command(kind: str) -> Callable[..., None]:
         from wdm_cli.engine.evaluate import run
 
         device, workers = spread(device, workers, gpus)
-        network = open_extractor(weights, extractor, trust_code, device, precision, seed)
+        network = open_extractor(weights, extractor, trust_code, device, seed)
         generated, true = open_both(fake, real, intensity, preset, sets)
         if left_to_the_first([metric_by_kind(kind)], generated, true, network):
             return
@@ -129,7 +127,6 @@ def prdc(
     extractor: ExtractorOption = None,
     trust_code: TrustOption = False,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "float32",
     workers: WorkersOption = 1,
     gpus: GpusOption = 0,
     intensity: IntensityOption = None,
@@ -146,7 +143,7 @@ def prdc(
     from wdm_cli.engine.metrics import PRDC
 
     device, workers = spread(device, workers, gpus)
-    network = open_extractor(weights, extractor, trust_code, device, precision, seed)
+    network = open_extractor(weights, extractor, trust_code, device, seed)
     generated, true = open_both(fake, real, intensity, preset, sets)
     if left_to_the_first([PRDC(k=k)], generated, true, network):
         return
@@ -203,7 +200,7 @@ def memorization(
         return
     network = None
     if weights is not None or extractor is not None or trust_code:
-        network = open_extractor(weights, extractor, trust_code, device, "float32", seed)
+        network = open_extractor(weights, extractor, trust_code, device, seed)
     train, unseen = open_held_out(held_out, true)
     report, found = follow(evaluate.memorization(train, generated, unseen, network, options(seed)))
     if picture is not None:
@@ -219,7 +216,6 @@ def all_scores(
     extractor: ExtractorOption = None,
     trust_code: TrustOption = False,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "float32",
     workers: WorkersOption = 1,
     gpus: GpusOption = 0,
     intensity: IntensityOption = None,
@@ -238,7 +234,7 @@ def all_scores(
     from wdm_cli.engine.metrics import METRICS
 
     device, workers = spread(device, workers, gpus)
-    network = open_extractor(weights, extractor, trust_code, device, precision, seed)
+    network = open_extractor(weights, extractor, trust_code, device, seed)
     generated, true = open_both(fake, real, intensity, preset, sets)
     assert true is not None
     if left_to_the_first([metric() for metric in METRICS], generated, true, network):

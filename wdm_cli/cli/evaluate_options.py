@@ -17,7 +17,6 @@ ExtractorOption = Annotated[
     str | None, typer.Option("--extractor", help="Your own network: a TorchScript file or module:function.")
 ]
 TrustOption = Annotated[bool, typer.Option("--trust-code", help="Let --extractor run its code.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="float32, or bf16 (faster, other features).")]
 IntensityOption = Annotated[
     str | None,
     typer.Option("--intensity", help="How volumes are stored: paper ([0, 1]) or fixed-window (HU). Default: run.json."),
