@@ -45,18 +45,11 @@ def tables(kind: str = "unet", **train: Any) -> dict[str, Any]:
     }
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize("kind", ["unet", pytest.param("wavunet", marks=SLOW)])
+@pytest.mark.parametrize("kind", ["unet", "wavunet"])
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [
-        *(
-            pytest.param(c, marks=SLOW)
-            for c in ({"batch_size": 1}, {}, {"checkpointing": True}, {"accumulate": 2}, {"precision": "bf16"})
-        ),
-    ],
+    [{"batch_size": 1}, {}, {"checkpointing": True}, {"accumulate": 2}, {"precision": "bf16"}],
     ids=str,
 )
 def test_the_estimate_is_within_15_percent_of_a_real_step(kind: str, changes: dict[str, Any]) -> None:
