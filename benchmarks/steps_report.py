@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,21 @@ def caption(results: dict[str, Any], cell: Cell) -> str:
         f"{cell['n'] - 1}, EMA weights, {of['precision']}) against {of['real_n']} unseen real ones; features of a "
         f"{of['extractor']['name']}. {made['date']}, {made['device']}, torch {made['versions']['torch']}."
     )
+    if visible := smallest_visible(results):
+        text += f" Half widths of the differences' 95 % intervals (median over cells): {visible}."
     if timed:
         text += f" Seconds: float32, one volume at a time, {timed['device']}, {timed['date']}."
     return text
+
+
+def smallest_visible(results: dict[str, Any]) -> str:
+    """What a difference from the reference must be to be seen, typically."""
+    found = []
+    for name, factor in (("kid", 1000), ("fid", 1000), ("spectrum", 1), ("msssim", 1)):
+        widths = [cell.get("excess", {}).get(name, {}).get("half_width") for cell in results["cells"].values()]
+        if known := [value for value in widths if value]:
+            found.append(f"{name} {'×10³ ' if factor > 1 else ''}{statistics.median(known) * factor:.2g}")
+    return ", ".join(found)
 
 
 def picture(cells: dict[Any, Cell], reference: tuple[str, int], results: dict[str, Any]) -> Image.Image:
