@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,10 +31,12 @@ import numpy as np
 import torch
 from steps_report import write_report
 
+from wdm_cli.cli.options import keep_memory_if_roomy
 from wdm_cli.cli.sample import find_source, sample_into, settings_of
 from wdm_cli.engine import evaluate
 from wdm_cli.engine.checkpoint import Checkpoint, build_network
 from wdm_cli.engine.device import choose_device
+from wdm_cli.engine.estimate import sampling_memory
 from wdm_cli.engine.files import write_json
 from wdm_cli.engine.generate import Sample, generate
 from wdm_cli.engine.metrics import FID, KID, MSSSIM, Spectrum
@@ -115,32 +118,52 @@ class Bench:
         found = open_folder(folder)
         return found.subset(range(self.n))
 
+    @cached_property
+    def reference_volumes(self) -> Volumes:
+        return self.volumes(*self.reference)
+
     def score(self, name: str, steps: int) -> dict[str, Any]:
         """The cell's scores with floors and intervals, and how far they are above the reference's."""
         options = Options(cache_dir=self.out / "cache")
-        volumes = self.volumes(name, steps)
+        volumes = self.reference_volumes if (name, steps) == self.reference else self.volumes(name, steps)
         scales = min(5, fitting_scales(volumes.shape))
         metrics = [WholeKID(), FID(), Spectrum(), MSSSIM(scales=scales, pairs=PAIRS)]
         report = evaluate.finish(evaluate.run(metrics, volumes, self.real, self.extractor, options))
         scores = {score.name: dataclasses.asdict(score) for score in report.scores}
         return {"n": self.n, "scores": scores, "protocol": report.protocol, "excess": self.excess(volumes)}
 
-    def excess(self, volumes: Volumes) -> dict[str, dict[str, float | None]]:
-        """Score above the reference's, with the half width of its 95 % interval (None: too few volumes)."""
-        reference = self.volumes(*self.reference)
+    def rows(self, volumes: Volumes) -> dict[str, np.ndarray]:
+        """Features and band energies, one row a volume."""
         sources = [network_source(self.extractor), metric_source(Spectrum())]
-        of_real, of_cell, of_reference = (
-            evaluate.finish(extract(v, sources, self.out / "cache")) for v in (self.real, volumes, reference)
-        )
+        return evaluate.finish(extract(volumes, sources, self.out / "cache"))
+
+    def excess(self, volumes: Volumes, base: Volumes | None = None) -> dict[str, dict[str, float | None]]:
+        """Scores above those of `base` (the reference), with the half width of the 95 % interval.
+
+        The half width is None where the volumes are too few for one.
+        """
+        of_real, of_cell, of_base = map(self.rows, (self.real, volumes, base or self.reference_volumes))
         found: dict[str, dict[str, float | None]] = {}
         for metric in (WholeKID(), FID(), Spectrum()):
             rows = Spectrum().kind if metric.describes else NETWORK
-            difference, both = Excess(metric=metric), np.hstack([of_cell[rows], of_reference[rows]])
+            difference, both = Excess(metric=metric), np.hstack([of_cell[rows], of_base[rows]])
             found[metric.kind] = {
                 "value": difference.score(of_real[rows], both, 0)[metric.kind],
                 "half_width": half_widths(difference, of_real[rows], both, 0).get(metric.kind),
             }
         return found
+
+
+def add_distance_to_limit(bench: Bench, cells: dict[tuple[str, int], Any]) -> None:
+    """For every cell, how far it is from its own sampler's largest number of steps: what taking fewer costs.
+
+    Samplers without fresh noise lead from equal seeds to almost equal volumes, so this sees far smaller differences.
+    """
+    for name in dict.fromkeys(name for name, _ in cells):
+        most = max(steps for sampler, steps in cells if sampler == name)
+        for (sampler, steps), cell in cells.items():
+            if sampler == name and steps < most and cell.get("limit", {}).get("steps") != most:
+                cell["limit"] = {"steps": most, **bench.excess(bench.volumes(name, steps), bench.volumes(name, most))}
 
 
 def add_diversity(cells: dict[str, Any], reference: dict[str, Any]) -> None:
@@ -166,7 +189,7 @@ def judge(cell: dict[str, Any]) -> list[str] | None:
 def fewest(cells: dict[tuple[str, int], Any]) -> dict[str, int]:
     """For each sampler the fewest steps that are, like all larger numbers measured, no worse than the reference."""
     found: dict[str, int] = {}
-    for name in {name for name, _ in cells}:
+    for name in dict.fromkeys(name for name, _ in cells):
         falling = sorted((steps for sampler, steps in cells if sampler == name), reverse=True)
         if good := list(itertools.takewhile(lambda steps, name=name: judge(cells[name, steps]) == [], falling)):
             found[name] = good[-1]
@@ -177,8 +200,9 @@ def seconds(bench: Bench, name: str, steps: int) -> float:
     """Seconds for one volume by itself in float32, the least of up to three after one that warms up."""
     network, _ = build_network(bench.source, bench.preset if bench.source.preset is None else None, ema=True)
     network = network.to(choose_device("auto"))
+    keep_memory_if_roomy(choose_device("auto"), sampling_memory(bench.preset, 1, "float32"))  # as the command does
     times = []
-    for count in (3, *[steps] * (3 if steps <= 100 else 1)):
+    for count in (3, *[steps] * (3 if steps <= 25 else 1)):
         made = generate(network, bench.settings(name, count), [0])
         times += [record.seconds for record in made if isinstance(record, Sample)]
     return min(times[1:])
@@ -254,12 +278,14 @@ def main() -> None:
             results["timed"] = stamp({}, torch.get_num_threads())["made"]
         elif cell.get("n") != bench.n:
             print(f"{name}, {steps} steps", file=sys.stderr)
+            cell.pop("limit", None)
             cell.update(bench.score(name, steps))
             results = stamp(results, torch.get_num_threads())
         write_json(bench.out / "steps.json", results)
     done = {(c["sampler"], c["steps"]): c for c in results["cells"].values() if "scores" in c}
     if bench.reference in done:
         add_diversity({str(key): cell for key, cell in done.items()}, done[bench.reference])
+        add_distance_to_limit(bench, done)
         results["fewest"] = fewest(done)
         write_json(bench.out / "steps.json", results)
         write_report(bench.out, results, {key: judge(cell) for key, cell in done.items()}, bench.reference)

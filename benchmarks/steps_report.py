@@ -53,10 +53,11 @@ def table(cells: dict[Any, Cell], verdicts: dict[Any, Any], results: dict[str, A
     first = cells[reference]
     floors = {name: floor_of(first, name) for name in TITLES}
     lines = [
-        "| sampler | steps | KID ×10³ | FID ×10³ | spectrum, dB | MS-SSIM | s/volume | against the reference |",
-        "|---|---|---|---|---|---|---|---|",
+        "| sampler | steps | KID ×10³ | FID ×10³ | spectrum, dB | MS-SSIM | FID ×10³ above own limit | s/volume "
+        "| against the reference |",
+        "|---|---|---|---|---|---|---|---|---|",
         f"| *real* | | {number(floors['kid'])} | {number(floors['fid'])} | {number(floors['spectrum'])} "
-        f"| {number(floors['msssim'])} | | |",
+        f"| {number(floors['msssim'])} | | | |",
     ]
     samplers = list(dict.fromkeys(name for name, _ in cells))
     for key in sorted(cells, key=lambda key: (key != reference, samplers.index(key[0]), key[1])):
@@ -65,19 +66,31 @@ def table(cells: dict[Any, Cell], verdicts: dict[Any, Any], results: dict[str, A
         lines.append(
             f"| {key[0]} | {key[1]} | {number(value_of(cell, 'kid'))}{width(kid, 1000)} "
             f"| {number(value_of(cell, 'fid'))} | {number(value_of(cell, 'spectrum'))} "
-            f"| {number(value_of(cell, 'msssim'))}{width(ssim)} | {number(cell.get('seconds'))} "
+            f"| {number(value_of(cell, 'msssim'))}{width(ssim)} | {limit(cell)} | {number(cell.get('seconds'))} "
             f"| {'reference' if key == reference else verdict(verdicts[key])} |"
         )
     return "\n".join([*lines, "", caption(results, first), ""])
 
 
-def number(value: float | None) -> str:
-    """Three significant digits."""
-    return "" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+def number(value: float | None, digits: int = 3) -> str:
+    """So many significant digits."""
+    if value is None:
+        return ""
+    if abs(value) < 5e-4:
+        return "0"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"
 
 
 def width(value: float | None, factor: float = 1) -> str:
-    return "" if value is None else f" ± {value * factor:.2g}"
+    return "" if value is None else f" ± {number(value * factor, 2)}"
+
+
+def limit(cell: Cell) -> str:
+    """FID above that of the same sampler's largest number of steps."""
+    if "limit" not in cell:
+        return ""
+    above = cell["limit"]["fid"]
+    return number(above["value"] * 1000) + width(above["half_width"], 1000)
 
 
 def verdict(worse: list[str] | None) -> str:
@@ -96,6 +109,7 @@ def caption(results: dict[str, Any], cell: Cell) -> str:
     )
     if visible := smallest_visible(results):
         text += f" Half widths of the differences' 95 % intervals (median over cells): {visible}."
+    text += " Own limit: the same sampler at the most steps measured, from the same seeds."
     if timed:
         text += f" Seconds: float32, one volume at a time, {timed['device']}, {timed['date']}."
     return text
@@ -107,7 +121,7 @@ def smallest_visible(results: dict[str, Any]) -> str:
     for name, factor in (("kid", 1000), ("fid", 1000), ("spectrum", 1), ("msssim", 1)):
         widths = [cell.get("excess", {}).get(name, {}).get("half_width") for cell in results["cells"].values()]
         if known := [value for value in widths if value]:
-            found.append(f"{name} {'×10³ ' if factor > 1 else ''}{statistics.median(known) * factor:.2g}")
+            found.append(f"{name} {'×10³ ' if factor > 1 else ''}{number(statistics.median(known) * factor, 2)}")
     return ", ".join(found)
 
 
