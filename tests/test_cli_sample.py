@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -15,7 +16,10 @@ import pytest
 from command import sets, start, wdm
 from small import HEADS, small
 
+from wdm_cli.cli.sample import say_sampler
+from wdm_cli.config import resolve
 from wdm_cli.engine.run import train as run_train
+from wdm_cli.engine.samplers import DDPM
 from wdm_cli.engine.train import Trainer
 
 CT = {"data__kind": "lidc-idri", "data__intensity": "fixed-window", "data__window": [-1000, 500]}
@@ -65,6 +69,26 @@ def test_a_folder_of_samples(run: Path, tmp_path: Path) -> None:
     assert [row["seed"] for row in rows] == ["0", "1", "2"]
     assert float(rows[1]["mean"]) == pytest.approx(found["sample_000001.nii.gz"].mean(), abs=1e-5)
     assert (tmp_path / "s" / "preview.png").exists()
+
+
+def test_the_sampler_is_named_and_the_models_own_is_the_default(run: Path, tmp_path: Path) -> None:
+    own = wdm("sample", "-n", 1, "--out", tmp_path / "own", "--run", run)
+    assert "sampler: ddpm, 4 steps\n" in own.err
+    spelled = wdm("sample", "-n", 1, "--out", tmp_path / "spelled", "--run", run, "--sampler", "ddpm", "--steps", 4)
+    assert spelled.code == 0
+    assert hashes(tmp_path / "own") == hashes(tmp_path / "spelled")
+    other = wdm("sample", "-n", 1, "--out", tmp_path / "other", "--run", run, "--sampler", "dpm++", "--steps", 3)
+    assert "sampler: dpm++, 3 steps (the model's own: ddpm, 4)" in other.err
+    protocol = json.loads((tmp_path / "other" / "run.json").read_text())["protocol"]
+    assert (protocol["sampler"], protocol["steps"]) == ("dpm++", 3)
+
+
+def test_of_a_slow_sampler_the_fast_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    paper = resolve("ours_unet_128").preset
+    assert paper.sample == DDPM(steps=1000)  # the paper's way stays the default of its models
+    say_sampler(paper, SimpleNamespace(preset=None), "ours_unet_128")
+    said = capsys.readouterr().err
+    assert "ddpm, 1000 steps, the model's own. `--sampler dpm++` takes 25, in 1/40 of the time" in said
 
 
 def test_more_are_added_and_none_is_made_twice(run: Path, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from wdm_cli.engine.preset import Preset
     from wdm_cli.engine.samples import SampleFolder
 
+MANY_STEPS = 250  # from which on the fast sampler is worth a word
+
 
 def sample(
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many volumes the folder shall hold.")],
@@ -36,9 +38,11 @@ def sample(
         str | None, typer.Option("--preset", help="The network of an official .pt file, e.g. ours_unet_128.")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="ddpm, ddim or dpm++; default: the model's own.")
+        str | None, typer.Option("--sampler", help="ddpm, ddim or dpm++ (the fast one); default: the model's own.")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps; default: the model's own.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Default: the model's own; of --sampler ddpm 1000, ddim 50, dpm++ 25.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32, help="Sample i depends on seed + i alone.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Volumes made at a time.")] = 1,
     raw: Annotated[bool, typer.Option("--raw", help="The last weights, not their moving average (EMA).")] = False,
@@ -76,6 +80,7 @@ def sample(
     source = find_source(run, checkpoint, weights)
     options = {"sample.kind": sampler, "sample.steps": steps}
     settings = settings_of(source, preset, sets or [], options)
+    say_sampler(settings, source, preset)
     sample_into(out, source, settings, number, seed=seed, batch_size=batch_size, ema=not raw,
                 precision=precision, device=chosen, overwrite=overwrite, gpus=gpus)  # fmt: skip
 
@@ -136,6 +141,24 @@ def settings_of(source: Checkpoint, preset: str | None, sets: list[str], options
             hint="leave --set and WDM_ variables of model, diffusion and data away",
         )
     return settings
+
+
+def say_sampler(settings: Preset, source: Checkpoint, preset: str | None) -> None:
+    """Which sampler makes the volumes; if it is the model's own and slow, also the fast one."""
+    from wdm_cli.config import resolve
+    from wdm_cli.engine.samplers import DPMSolverPP
+
+    own = (source.preset or resolve(preset or "").preset).sample
+    sampler, fast = settings.sample, DPMSolverPP()
+    text = f"sampler: {sampler.kind}, {sampler.steps} steps"
+    if sampler != own:
+        text += f" (the model's own: {own.kind}, {own.steps})"
+    elif sampler.steps >= MANY_STEPS:
+        text += (
+            f", the model's own. `--sampler {fast.kind}` takes {fast.steps}, in 1/{sampler.steps // fast.steps} of the "
+            "time; docs/sampling.md shows what fewer steps cost"
+        )
+    console.note(text)
 
 
 def warn_of_differing_names(source: Checkpoint, settings: Preset) -> None:
