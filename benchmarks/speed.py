@@ -3,6 +3,7 @@
     python benchmarks/speed.py                          ours_unet_128 at 128³, one volume
     python benchmarks/speed.py --preset ours_wnet_128   the WavU-Net
     python benchmarks/speed.py --size 64
+    python benchmarks/speed.py parts                    the operations of a block, PyTorch's beside ours
     python benchmarks/speed.py transforms               the wavelet transform beside a copy of the same bytes
 
 The plain form is the same network as PyTorch's own modules make it: GroupNorm, SiLU, convolution, pooling one after the
@@ -122,9 +123,48 @@ def transforms() -> None:
         )
 
 
+def step_parts() -> None:
+    """The operations of a residual block at 64 channels and 64³ voxels: PyTorch's own beside ours, per layout and precision."""
+    print(f"{'ms at 64 channels, 64³':<44}{'float32':>9}{'bf16':>9}")
+    rows: dict[str, list[float]] = {}
+
+    def time_of(name: str, work: Callable[[], Any]) -> None:
+        rows.setdefault(name, []).append(timed("", work, CPU, repeats=7).seconds * 1000)
+
+    def sum_of_two(name: str) -> None:
+        for dtype in (torch.float32, torch.bfloat16):
+            a, b = torch.zeros(2, 64, 64, 64, 64, dtype=dtype)
+            time_of(name, lambda a=a, b=b: a + b)
+
+    sum_of_two("sum, memory given back")
+    keep_freed_memory()
+    sum_of_two("sum, memory kept")
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout, name in ((torch.contiguous_format, "plain layout"), (torch.channels_last_3d, "channels-last")):
+            x = torch.randn(1, 64, 64, 64, 64).to(dtype).contiguous(memory_format=layout)
+            weight, norm = (
+                torch.randn(64, 64, 3, 3, 3).to(dtype),
+                kernels.Norm(torch.ones(64), torch.zeros(64), 32, 1e-5),
+            )
+            time_of(f"convolution, {name}", lambda x=x, weight=weight: torch.conv3d(x, weight, padding=1))
+        mean, rstd = kernels._normalise(x, norm)[1:]
+        saved = (x, mean.to(dtype), rstd.to(dtype)) if dtype == torch.float32 else (x, mean, rstd)
+        arguments = (norm.weight, 1, 64, 64**3, 32, [True] * 3)
+        own = torch.ops.aten.native_group_norm_backward
+        time_of("GroupNorm gradient, PyTorch's, channels-last", lambda x=x, s=saved, a=arguments: own(x, *s, *a))
+        time_of(
+            "SiLU and GroupNorm gradient, ours",
+            lambda x=x, norm=norm, m=mean, r=rstd: kernels._norm_act_gradients(x, x, norm, m, r),
+        )
+        time_of("pooling, PyTorch's in float32", lambda x=x: kernels.plain_average_pool(x.float()))
+        time_of("pooling, ours", lambda x=x: kernels.average_pool(x))
+    for name, times in rows.items():
+        print(f"{name:<44}" + "".join(f"{value:>9.1f}" for value in times))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=["networks", "transforms"], default="networks")
+    parser.add_argument("part", nargs="?", choices=["networks", "transforms", "parts"], default="networks")
     parser.add_argument("--preset", default="ours_unet_128")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=2)
@@ -143,6 +183,8 @@ def main() -> None:
     print(f"{processor} {amx} AMX, {torch.get_num_threads()} threads, torch {found['torch']}, {date.today()}")
     if arguments.part == "transforms":
         transforms()
+    elif arguments.part == "parts":
+        step_parts()
     else:
         networks(arguments.preset, arguments.size, arguments.steps, arguments.sets)
 
