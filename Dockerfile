@@ -1,5 +1,5 @@
 # Two stages: the first builds a wheel and an environment, the second has neither compilers nor sources.
-FROM python:3.12-slim AS build
+FROM python:3.12.12-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY presets presets
@@ -7,7 +7,7 @@ COPY wdm_cli wdm_cli
 RUN python -m venv /opt/wdm \
     && /opt/wdm/bin/pip install --no-cache-dir -c constraints.txt .
 
-FROM python:3.12-slim
+FROM python:3.12.12-slim-bookworm
 RUN useradd --create-home --uid 1000 wdm
 COPY --from=build /opt/wdm /opt/wdm
 # The root file system may be read-only: caches go to a folder one mounts, results to the working folder.
@@ -16,7 +16,7 @@ ENV PATH=/opt/wdm/bin:$PATH \
     PYTHONUNBUFFERED=1
 RUN mkdir /cache /work && chown wdm:wdm /cache /work
 VOLUME ["/cache"]
-USER wdm
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["wdm"]
 CMD ["--help"]

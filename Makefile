@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: help demo test test-slow check audit docker clean
+.PHONY: help demo test test-slow check audit docs release-check docker clean
 help:
 	@echo "make demo       train a tiny model on phantoms and look at its samples (about 3 minutes on a CPU)"
 	@echo "make test       the test suite (under 3 minutes); make test-slow: the longer tests"
-	@echo "make check      lint, format, types"
+	@echo "make check      lint, format, types, house rules, documents, a fuzz run, known vulnerabilities"
+	@echo "make docs       write docs/cli.md anew, after commands or options changed"
+	@echo "make release-check  build wheel and sdist, install the wheel into an empty environment, use it"
 	@echo "make audit      known vulnerabilities of the pinned versions (asks the package index)"
 	@echo "make docker     build the container image"
 
@@ -26,9 +28,18 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pytest tests/test_house.py tests/test_docs.py tests/test_containers.py
+	$(BIN)/pytest tests/test_fuzz.py -m slow
+	$(BIN)/python tools/audit.py
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m tools.cli_reference
+
+release-check: $(VENV)/.dev
+	$(BIN)/pytest -m slow tests/test_release.py
 
 audit: $(VENV)/.dev
-	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
+	$(BIN)/python tools/audit.py
 
 docker:
 	docker build -t wdm .

@@ -6,7 +6,7 @@
     python benchmarks/speed.py transforms               the wavelet transform beside a copy of the same bytes
 
 The plain form is the same network as PyTorch's own modules make it: GroupNorm, SiLU, convolution, pooling one after the
-other, in float32, in the default memory layout, with the Haar transform axis by axis. Every form runs in a process of its own.
+other, in float32, in the default memory layout, with the Haar transform axis by axis. Every form has its own process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""wdm presets, wdm config, wdm doctor, wdm cite."""
+"""wdm presets, wdm config, wdm cite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from command import wdm
 
-from wdm_cli.cli import about
 from wdm_cli.config import preset_names, preset_path, read_toml
 
 TINY = read_toml(preset_path("tiny"))
@@ -53,21 +52,6 @@ def test_config_shows_value_and_source(monkeypatch: Any) -> None:
     assert rows["train.keep"][1] == "default"
     answer = json.loads(wdm("config", "show", "--preset", "tiny", "--json").out)
     assert answer["values"]["train"]["seed"] == 7
-
-
-def test_doctor_finds_what_a_bug_report_needs() -> None:
-    result = wdm("doctor", "--json")
-    facts = json.loads(result.out)
-    assert result.code == (5 if facts["problems"] else 0)
-    assert {"wdm", "python", "torch", "device", "platform", "cache"} <= facts.keys()
-    assert wdm("doctor").out.startswith("what\tfound")
-
-
-def test_doctor_knows_bad_builds() -> None:
-    assert about.problems_of("2.13.0+cpu", None, {}) == []
-    assert "wdm needs 2.10" in about.problems_of("2.9.1", None, {})[0]
-    assert "cuDNN 90800" in about.problems_of("2.13.0", 90800, {})[0]
-    assert about.problems_of("2.13.0", None, {"pydicom": "missing"}) == ["pydicom is not installed"]
 
 
 def test_cite() -> None:

@@ -237,7 +237,7 @@ def test_other_settings_are_refused_before_any_volume_is_read(heads: Path, tmp_p
 
 
 def test_stretched_voxels_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    from wdm_cli.cli.train import warn_of_stretched
+    from wdm_cli.cli.train_data import warn_of_stretched
 
     warn_of_stretched(np.diag([2.0, 2.1, 2.0, 1.0]))
     assert capsys.readouterr().err == ""

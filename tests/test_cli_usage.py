@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -135,3 +136,18 @@ def test_ctrl_c_is_130(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(config, "resolve", interrupt)
     assert wdm("config", "show").code == 130
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("wdm tr", {"train"}), ("wdm weights ex", {"export"}), ("wdm train --dry", {"--dry-run"})],
+)
+def test_the_shell_completes_without_loading_torch(typed: str, offered: set[str]) -> None:
+    """What bash asks at every press of the tab key."""
+    code = "import sys; sys.argv = ['wdm']\nfrom wdm_cli.cli.main import main\n"
+    code += "try:\n    main()\nexcept SystemExit:\n    pass\n"
+    code += "print(sorted({'torch', 'numpy', 'nibabel'} & set(sys.modules)), file=sys.stderr)"
+    asked = {"_WDM_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
+    assert set(done.stdout.split()) == offered
+    assert done.stderr.strip() == "[]"

@@ -142,11 +142,11 @@ def test_too_little_space_is_said_before_the_start(heads, tmp_path, monkeypatch)
 def test_a_full_disk_leaves_nothing_half_written(heads, tmp_path, monkeypatch):
     import errno
 
-    def full(path, array):
-        path.write_bytes(b"part")
+    def full(file, header):
+        file.write(b"part")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(ResourceError, match="no space left"):
         list(VolumeCache(Brats(image_size=16), heads, tmp_path / "cache").build())
     assert entries(tmp_path / "cache") == []

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,15 @@ from small import small, trainer
 from wdm_cli.engine import files
 from wdm_cli.engine.checkpoint import read, save
 from wdm_cli.engine.errors import ResourceError
-from wdm_cli.engine.files import atomic_publish, locked, require_space, safe_name, write_bytes, write_text
+from wdm_cli.engine.files import (
+    atomic_publish,
+    locked,
+    require_space,
+    safe_name,
+    write_array,
+    write_bytes,
+    write_text,
+)
 
 
 class FailNth:
@@ -166,3 +175,15 @@ def test_a_long_write_is_not_torn_by_a_reader(tmp_path: Path) -> None:
                 seen.add(path.read_bytes())
         seen.add(path.read_bytes())
     assert seen == {b"a" * 10_000, b"b" * 20_000, b"c" * 5_000}
+
+
+@pytest.mark.parametrize(
+    "array", [np.arange(7.0), np.zeros((3, 4, 5), np.int16)[:, ::2], np.ones(0, np.float32)], ids=str
+)
+def test_arrays_are_what_numpy_would_save(array: np.ndarray, tmp_path: Path) -> None:
+    write_array(tmp_path / "a.npy", array)
+    np.save(tmp_path / "b.npy", array)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    read = np.load(tmp_path / "a.npy")
+    assert read.dtype == array.dtype
+    assert np.array_equal(read, array)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from golden.recipe import golden_state_dict, smooth_volume
 
-from wdm_cli.engine.errors import CheckpointError, ConfigError, OutOfMemoryError, ResourceError, WdmError
+from wdm_cli.engine.errors import CheckpointError, OutOfMemoryError, ResourceError, WdmError
 from wdm_cli.engine.metrics.extractor import Extractor, infer_depth, load_extractor, load_own_network, read_medicalnet
 from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet
 
@@ -214,13 +214,11 @@ def test_out_of_memory_says_what_to_change():
     extractor = Extractor("full", "0" * 64, full, torch.device("cpu"))
     with pytest.raises(OutOfMemoryError, match="8×8×8 voxels") as error:
         extractor(torch.zeros(1, 1, 8, 8, 8))
-    assert "--precision bf16" in error.value.hint
+    assert "medicalnet_resnet10 is smaller" in error.value.hint
 
 
-def test_missing_file_device_and_precision():
+def test_missing_file_and_device():
     with pytest.raises(ResourceError, match="no extractor weights"):
         load_extractor("nowhere.pth", device="cpu")
     with pytest.raises(WdmError, match="--device abacus"):
         load_extractor("random", device="abacus")
-    with pytest.raises(ConfigError, match="unknown precision"):
-        load_extractor("random", device="cpu", precision="int4")

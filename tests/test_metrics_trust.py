@@ -68,7 +68,7 @@ STAMP = {
     "fake": {"folder": "fake", "n": 100, "files_sha256": "b"},
     "shape": [16, 16, 16],
     "intensity": {"scheme": "paper"},
-    "extractor": {"name": "net", "sha256": "c", "precision": "float32"},
+    "extractor": {"name": "net", "sha256": "c"},
     "seed": 0,
     "versions": {"wdm": "1"},
 }
@@ -94,7 +94,6 @@ def test_differences_have_the_joint_interval():
         ({"shape": [32, 32, 32]}, "shape"),
         ({"intensity": {"scheme": "fixed-window"}}, "intensity"),
         ({"extractor": STAMP["extractor"] | {"sha256": "d"}}, "extractor"),
-        ({"extractor": STAMP["extractor"] | {"precision": "bf16"}}, "bf16"),
         ({"real": STAMP["real"] | {"files_sha256": "e"}}, "other real volumes"),
         ({"metrics": {"fid": {"kind": "fid", "k": 3}}}, "fid settings"),
         ({"fake": STAMP["fake"] | {"n": 50}}, "unequal n"),

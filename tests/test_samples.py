@@ -108,6 +108,13 @@ def test_another_protocol_is_refused_with_both_values(tmp_path: Path) -> None:
         folder_at(tmp_path)
 
 
+def test_two_models_that_begin_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
+    first, second = folder_at(tmp_path, {"steps": 4}), folder_at(tmp_path, {"steps": 5})
+    assert second.claim(2, 1) == [0]
+    with pytest.raises(ConfigError, match="steps: 5 there, 4 now"):
+        first.claim(2, 1)
+
+
 def test_overwrite_removes_samples_and_nothing_else(tmp_path: Path) -> None:
     folder = folder_at(tmp_path)
     folder.add(sample(0))

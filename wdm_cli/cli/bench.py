@@ -47,13 +47,18 @@ def bench(
     options = {"data.kind": dataset, "data.dir": str(data_dir) if data_dir else None}
     resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options=options)
 
+    import torch
+
     from wdm_cli.engine.bench import bench as run
     from wdm_cli.engine.device import choose_device
-    from wdm_cli.engine.estimate import estimate
     from wdm_cli.engine.provenance import provenance
 
     chosen = choose_device(device)
-    keep_memory_if_roomy(chosen, estimate(resolved.preset).training)
+    with torch.device("meta"):
+        network = resolved.preset.model.build()
+    train = resolved.preset.train
+    together = train.batch_size // train.accumulate
+    keep_memory_if_roomy(chosen, network, resolved.preset, training=True, batch_size=together)
     timings: list[Timing] = []
     with tempfile.TemporaryDirectory(prefix="wdm-bench-") as scratch:
         volumes = open_cached(resolved, Path(scratch), named=data_dir is not None)
@@ -66,7 +71,6 @@ def bench(
         about = {**provenance(chosen, sys.argv), "preset": resolved.preset.to_dict(), "steps": steps}
         console.answer_json({**about, "figures": figures})
         return
-    train = resolved.preset.train
     title = f"{resolved.preset.name}, {train.precision}, batch {train.batch_size}, {steps} steps, {chosen}"
     rows = [(f["name"], f["shown"], f["range"], f["rate"], f["share"]) for f in figures]
     console.table(("what", "median", "range", "rate", "share of the limit"), rows, title=title)
@@ -76,7 +80,7 @@ def bench(
 
 def open_cached(resolved: Resolved, scratch: Path, *, named: bool) -> Volumes:
     """The user's volumes, cached as for a training, or noise cached in a scratch folder."""
-    from wdm_cli.cli.train import find_cases, open_volumes
+    from wdm_cli.cli.train_data import find_cases, open_volumes
     from wdm_cli.engine.bench import cached_noise
 
     if named:

@@ -12,12 +12,14 @@ from wdm_cli.cli import console
 from wdm_cli.cli.options import ConfigOption, JsonOption, SetOption
 
 app = typer.Typer(help="The configuration a run would use.", no_args_is_help=True)
-PRESET = Annotated[str, typer.Option("--preset", help="A preset's name or file.")]
 
 
 @app.command()
 def show(
-    preset: PRESET = "ours_unet_128", config: ConfigOption = None, sets: SetOption = None, as_json: JsonOption = False
+    preset: Annotated[str, typer.Option("--preset", help="A preset's name or file.")] = "ours_unet_128",
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Every key with its value and the layer that set it."""
     from wdm_cli.config import resolve

@@ -13,15 +13,17 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
-from wdm_cli.engine.errors import ConfigError, WdmError
+from wdm_cli.engine.errors import ConfigError, NonFiniteError, PeerError, Stopped, WdmError
 
+SAID_BY_THE_FIRST = (ConfigError, NonFiniteError, PeerError, Stopped)  # all processes of a training raise these alike
 LINE_INTERVAL = 60.0  # seconds between progress lines where there is no terminal
 
 
 class Verbosity:
-    """-q hides notes and progress, -v adds details."""
+    """-q hides notes and progress, -v adds details. Of several processes only that of rank 0 speaks."""
 
     level = 0
+    rank = 0
 
 
 def answer(text: str) -> None:
@@ -61,8 +63,9 @@ def detail(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Always shown."""
-    _write(f"warning: {text}", sys.stderr)
+    """Always shown, once."""
+    if not Verbosity.rank:
+        _write(f"warning: {text}", sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
@@ -188,7 +191,9 @@ def fail(error: WdmError) -> NoReturn:
     """Print `error: what / why / hint` and exit with the error's code."""
     if os.environ.get("WDM_DEBUG"):
         traceback.print_exception(error)
-    _write(f"error: {error.what}", sys.stderr)
+    if Verbosity.rank and isinstance(error, SAID_BY_THE_FIRST):
+        raise SystemExit(error.exit_code)
+    _write(f"error{f' in process {Verbosity.rank}' if Verbosity.rank else ''}: {error.what}", sys.stderr)
     if error.why:
         _write(f"  why: {error.why}", sys.stderr)
     if error.hint:

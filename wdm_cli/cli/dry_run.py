@@ -17,17 +17,26 @@ if TYPE_CHECKING:
     from wdm_cli.engine.data.inventory import Inventory
 
 
-def show_dry_run(resolved: Resolved, device: torch.device) -> None:
-    """Configuration, data, parameters, memory and disk, and the time of two real steps if they fit."""
-    from wdm_cli.cli.train import find_cases
+def show_dry_run(resolved: Resolved, device: torch.device, processes: int = 1) -> None:
+    """Configuration, data, parameters, memory and disk, and the time of two real steps if they fit.
+
+    Of several processes one is shown, with its share of the batch and without the exchange of gradients.
+    """
+    from wdm_cli.cli.train_data import find_cases
+    from wdm_cli.engine.distributed import divide
     from wdm_cli.engine.estimate import available_memory, estimate
 
     console.table(("key", "value", "source"), resolved.rows(), title=f"Configuration of {resolved.preset.name}")
     inventory = find_cases(resolved)
+    if processes > 1:
+        share = divide(resolved.preset.train.batch_size, processes, resolved.preset.train.accumulate)
+        train = dataclasses.replace(resolved.preset.train, batch_size=share)
+        resolved = dataclasses.replace(resolved, preset=dataclasses.replace(resolved.preset, train=train))
     costs, free = estimate(resolved.preset), available_memory(device)
     parts = resolved.preset.train.batch_size // resolved.preset.train.accumulate
     volumes = f"{parts} volume{'s' * (parts > 1)}"
     rows = [
+        *([("processes", f"{processes}, of which this is one, with {share} volumes a step")] if processes > 1 else []),
         ("cases", f"{len(inventory.cases)} in {resolved.preset.data.dir} ({len(inventory.ignored)} files ignored)"),
         ("parameters", f"{costs.parameters:,}"),
         (
@@ -43,8 +52,7 @@ def show_dry_run(resolved: Resolved, device: torch.device) -> None:
 
 def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits: bool) -> list[tuple[str, str]]:
     """Seconds of a step, measured on the second of two; or why nothing was measured."""
-    from wdm_cli.cli.train import open_volumes
-    from wdm_cli.engine.estimate import estimate
+    from wdm_cli.cli.train_data import open_volumes
     from wdm_cli.engine.train import Trainer
 
     if not fits:
@@ -54,11 +62,13 @@ def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits
         helps += [] if train.precision == "bf16" else ["train.precision=bf16"]
         hint = " ".join(f"--set {text}" for text in helps) or "a smaller data.image_size"
         return [("time per step", f"not measured: it needs more memory than is free here; try {hint}")]
-    keep_memory_if_roomy(device, estimate(resolved.preset).training)
     first = dataclasses.replace(inventory, cases=inventory.cases[: resolved.preset.train.batch_size])
     volumes = open_volumes(resolved, first, workers=2)
     train = dataclasses.replace(resolved.preset.train, steps=2)
-    steps = Trainer(dataclasses.replace(resolved.preset, train=train), volumes, device).run()
+    trainer = Trainer(dataclasses.replace(resolved.preset, train=train), volumes, device)
+    together = train.batch_size // train.accumulate
+    keep_memory_if_roomy(device, trainer.network, resolved.preset, training=True, batch_size=together)
+    steps = trainer.run()
     next(steps)
     seconds = next(steps).seconds
     steps.close()

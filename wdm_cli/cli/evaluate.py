@@ -13,13 +13,13 @@ from wdm_cli.cli.evaluate_folders import check_sanity, open_both, open_extractor
 from wdm_cli.cli.evaluate_options import (
     ExtractorOption,
     FakeOption,
+    GpusOption,
     HeldOutOption,
     IntensityOption,
     NeighbourOption,
     OutOption,
     PairsOption,
     PictureOption,
-    PrecisionOption,
     QuickOption,
     RawOption,
     RealOption,
@@ -29,9 +29,10 @@ from wdm_cli.cli.evaluate_options import (
     WeightsOption,
     WorkersOption,
 )
+from wdm_cli.cli.evaluate_processes import left_to_the_first, spread
 from wdm_cli.cli.evaluate_show import draw_closest, follow, show, show_differences, show_sanity
 from wdm_cli.cli.options import DeviceOption, JsonOption, SetOption
-from wdm_cli.cli.train import cache_folder
+from wdm_cli.cli.train_data import cache_folder
 
 if TYPE_CHECKING:
     from wdm_cli.engine.metrics.metric import Metric, Options
@@ -62,8 +63,8 @@ def network_command(kind: str) -> Callable[..., None]:
         extractor: ExtractorOption = None,
         trust_code: TrustOption = False,
         device: DeviceOption = "auto",
-        precision: PrecisionOption = "float32",
         workers: WorkersOption = 1,
+        gpus: GpusOption = 0,
         intensity: IntensityOption = None,
         preset: RawOption = None,
         sets: SetOption = None,
@@ -74,8 +75,11 @@ def network_command(kind: str) -> Callable[..., None]:
     ) -> None:
         from wdm_cli.engine.evaluate import run
 
-        network = open_extractor(weights, extractor, trust_code, device, precision, seed)
+        device, workers = spread(device, workers, gpus)
+        network = open_extractor(weights, extractor, trust_code, device, seed)
         generated, true = open_both(fake, real, intensity, preset, sets)
+        if left_to_the_first([metric_by_kind(kind)], generated, true, network):
+            return
         show(follow(run([metric_by_kind(kind)], generated, true, network, options(seed, quick, workers))), out, as_json)
 
     return command
@@ -98,6 +102,8 @@ def image_command(kind: str) -> Callable[..., None]:
         from wdm_cli.engine.evaluate import run
 
         generated, true = open_both(fake, real, intensity, preset, sets)
+        if left_to_the_first([metric_by_kind(kind)], generated, true, None):
+            return
         show(follow(run([metric_by_kind(kind)], generated, true, None, options(seed, quick))), out, as_json)
 
     return command
@@ -121,8 +127,8 @@ def prdc(
     extractor: ExtractorOption = None,
     trust_code: TrustOption = False,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "float32",
     workers: WorkersOption = 1,
+    gpus: GpusOption = 0,
     intensity: IntensityOption = None,
     preset: RawOption = None,
     sets: SetOption = None,
@@ -136,8 +142,11 @@ def prdc(
     from wdm_cli.engine.evaluate import run
     from wdm_cli.engine.metrics import PRDC
 
-    network = open_extractor(weights, extractor, trust_code, device, precision, seed)
+    device, workers = spread(device, workers, gpus)
+    network = open_extractor(weights, extractor, trust_code, device, seed)
     generated, true = open_both(fake, real, intensity, preset, sets)
+    if left_to_the_first([PRDC(k=k)], generated, true, network):
+        return
     show(follow(run([PRDC(k=k)], generated, true, network, options(seed, quick, workers))), out, as_json)
 
 
@@ -159,6 +168,8 @@ def msssim(
     from wdm_cli.engine.metrics import MSSSIM
 
     generated, true = open_both(fake, real, intensity, preset, sets)
+    if left_to_the_first([], generated, true, None):
+        return
     metric = MSSSIM(scales=scales, pairs=pairs)
     show(follow(run([metric], generated, true, None, options(seed))), out, as_json)
 
@@ -183,11 +194,13 @@ def memorization(
     """Copies of training volumes: whatever is nearer to one than volumes are that were never trained on."""
     from wdm_cli.engine import evaluate
 
-    network = None
-    if weights is not None or extractor is not None or trust_code:
-        network = open_extractor(weights, extractor, trust_code, device, "float32", seed)
     generated, true = open_both(fake, real, intensity, preset, sets)
     assert true is not None
+    if left_to_the_first([], generated, true, None):
+        return
+    network = None
+    if weights is not None or extractor is not None or trust_code:
+        network = open_extractor(weights, extractor, trust_code, device, seed)
     train, unseen = open_held_out(held_out, true)
     report, found = follow(evaluate.memorization(train, generated, unseen, network, options(seed)))
     if picture is not None:
@@ -203,8 +216,8 @@ def all_scores(
     extractor: ExtractorOption = None,
     trust_code: TrustOption = False,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "float32",
     workers: WorkersOption = 1,
+    gpus: GpusOption = 0,
     intensity: IntensityOption = None,
     preset: RawOption = None,
     sets: SetOption = None,
@@ -218,10 +231,14 @@ def all_scores(
 ) -> None:
     """Every score from one pass; what the volumes are too few or too small for is left out and named."""
     from wdm_cli.engine import evaluate
+    from wdm_cli.engine.metrics import METRICS
 
-    network = open_extractor(weights, extractor, trust_code, device, precision, seed)
+    device, workers = spread(device, workers, gpus)
+    network = open_extractor(weights, extractor, trust_code, device, seed)
     generated, true = open_both(fake, real, intensity, preset, sets)
     assert true is not None
+    if left_to_the_first([metric() for metric in METRICS], generated, true, network):
+        return
     check_sanity(generated)
     settings = options(seed, quick, workers)
     report = follow(evaluate.run_all(generated, true, network, settings, neighbours=k, pairs=pairs))

@@ -71,9 +71,7 @@ def open_held_out(held_out: Path | None, real: Volumes) -> tuple[Volumes, Volume
     return real.subset([i for i in range(len(real)) if i not in chosen]), real.subset(sorted(chosen))
 
 
-def open_extractor(
-    weights: str | None, extractor: str | None, trust_code: bool, device: str, precision: str, seed: int
-) -> Extractor:
+def open_extractor(weights: str | None, extractor: str | None, trust_code: bool, device: str, seed: int) -> Extractor:
     """The network whose features are compared: MedicalNet's, random, or the user's own."""
     from wdm_cli.engine.errors import ConfigError
     from wdm_cli.engine.metrics.extractor import load_extractor, load_own_network
@@ -86,7 +84,7 @@ def open_extractor(
     if weights is not None:
         if trust_code:
             raise ConfigError("--trust-code has no effect with --weights", why="weights files cannot run code")
-        return load_extractor(weights_path(weights), device=device, precision=precision, seed=seed)
+        return load_extractor(weights_path(weights), device=device, seed=seed)
     assert extractor is not None
     if not trust_code:
         raise ConfigError(
@@ -94,7 +92,7 @@ def open_extractor(
             why="unlike weights, a TorchScript file or a Python function can do anything",
             hint="add --trust-code if you trust it",
         )
-    return load_own_network(extractor, device=device, precision=precision)
+    return load_own_network(extractor, device=device)
 
 
 def weights_path(weights: str) -> str | Path:

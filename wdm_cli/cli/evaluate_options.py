@@ -17,7 +17,6 @@ ExtractorOption = Annotated[
     str | None, typer.Option("--extractor", help="Your own network: a TorchScript file or module:function.")
 ]
 TrustOption = Annotated[bool, typer.Option("--trust-code", help="Let --extractor run its code.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="float32, or bf16 (faster, other features).")]
 IntensityOption = Annotated[
     str | None,
     typer.Option("--intensity", help="How volumes are stored: paper ([0, 1]) or fixed-window (HU). Default: run.json."),
@@ -30,6 +29,9 @@ NeighbourOption = Annotated[int, typer.Option("--k", min=1, help="Which nearest 
 QuickOption = Annotated[bool, typer.Option("--quick", help="Leave out the real-vs-real floor and intervals.")]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="Processes for features; with --device cuda spread over all GPUs.")
+]
+GpusOption = Annotated[
+    int, typer.Option("--gpus", min=0, help="GPUs of this machine for features, a process each; 0: as --device says.")
 ]
 HeldOutOption = Annotated[
     Path | None,

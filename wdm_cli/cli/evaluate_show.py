@@ -80,7 +80,7 @@ def protocol_rows(report: Report) -> list[tuple[str, str]]:
         if folder := stamp.get(side):
             rows.append((side, f"n = {folder['n']}, files sha256 {folder['files_sha256'][:16]}, {folder['folder']}"))
     if extractor := stamp["extractor"]:
-        text = f"{extractor['name']}, sha256 {extractor['sha256'][:16]}, {extractor['precision']}"
+        text = f"{extractor['name']}, sha256 {extractor['sha256'][:16]}"
         rows.append(("extractor", text))
     rows.append(("shape", "×".join(map(str, stamp["shape"]))))
     rows.append(("intensity", " ".join(map(str, stamp["intensity"].values()))))

@@ -10,6 +10,9 @@ import typer
 if TYPE_CHECKING:
     import torch
 
+    from wdm_cli.engine.models.blocks import Network
+    from wdm_cli.engine.preset import Preset
+
 PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset's name (`wdm presets list`) or file.")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="A TOML file laid over the preset.", dir_okay=False)
@@ -20,6 +23,9 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON on stdout.")]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")
+]
+GpusOption = Annotated[
+    int, typer.Option("--gpus", min=1, help="GPUs of this machine to work on together, a process each.")
 ]
 DatasetOption = Annotated[
     str | None,
@@ -32,10 +38,15 @@ DatasetOption = Annotated[
 MEMORY_KEPT = 2.5  # a process that keeps what it frees was seen at 1.8 times its peak
 
 
-def keep_memory_if_roomy(device: torch.device, needed: int) -> None:
-    """On a CPU with memory to spare, trade some for speed; `needed` is the estimated peak in bytes."""
+def keep_memory_if_roomy(
+    device: torch.device, network: Network, preset: Preset, *, training: bool, batch_size: int
+) -> None:
+    """On a CPU with memory to spare, trade some for speed."""
     from wdm_cli.engine.device import keep_freed_memory
-    from wdm_cli.engine.estimate import available_memory
+    from wdm_cli.engine.estimate import at_most, available_memory
 
-    if device.type == "cpu" and MEMORY_KEPT * needed < available_memory(device):
+    if device.type != "cpu":
+        return
+    needed = at_most(network, preset, training=training, batch_size=batch_size)
+    if MEMORY_KEPT * needed < available_memory(device):
         keep_freed_memory()

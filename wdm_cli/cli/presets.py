@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from wdm_cli.cli import console
+from wdm_cli.cli.options import JsonOption
 
 app = typer.Typer(help="The models that come with wdm.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A preset's name, or the path of a .toml file.")]
 
 
 @app.command("list")
-def list_presets(as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False) -> None:
+def list_presets(as_json: JsonOption = False) -> None:
     """Name, network, image size and description of every preset."""
     from wdm_cli.config import preset_names, resolve
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import DeviceOption, SetOption, keep_memory_if_roomy
+from wdm_cli.cli.options import DeviceOption, GpusOption, SetOption, keep_memory_if_roomy
 from wdm_cli.cli.train import RUNS
 
 if TYPE_CHECKING:
@@ -51,12 +51,18 @@ def sample(
     ] = "float32",
     sets: SetOption = None,
     device: DeviceOption = "auto",
+    gpus: GpusOption = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples of an earlier command.")] = False,
 ) -> None:
     """Make synthetic volumes. The same command again makes only what is missing."""
+    from wdm_cli.cli.processes import check_gpus, own_device, place
     from wdm_cli.engine.errors import ConfigError
 
+    mine = place(os.environ)
     # what can be refused without torch is refused first, at once
+    if mine and overwrite:
+        raise ConfigError("--overwrite: each of several processes would remove the others' samples",
+                          hint="use --gpus, or run it once by itself")  # fmt: skip
     if precision not in ("float32", "bf16"):
         raise ConfigError(f"--precision {precision}: unknown", hint="float32 or bf16")
     if out.exists() and not out.is_dir():
@@ -68,15 +74,15 @@ def sample(
             raise ConfigError(f"no such file or folder: {path}", hint="give a run folder or a weights file")
     refuse_idle_sets(sets or [])
 
-    from wdm_cli.engine.device import choose_device
-
-    chosen = choose_device(device)
+    if gpus > 1:
+        check_gpus(gpus, device, os.environ)
+    chosen = own_device(device, mine)
     source = find_source(run, checkpoint, weights)
     options = {"sample.kind": sampler, "sample.steps": steps}
     settings = settings_of(source, preset, sets or [], options)
     say_sampler(settings, source, preset)
     sample_into(out, source, settings, number, seed=seed, batch_size=batch_size, ema=not raw,
-                precision=precision, device=chosen, overwrite=overwrite)  # fmt: skip
+                precision=precision, device=chosen, overwrite=overwrite, gpus=gpus)  # fmt: skip
 
 
 def find_source(run: Path | None, checkpoint: Path | None, weights: str | None) -> Checkpoint:
@@ -178,10 +184,14 @@ def sample_into(
     precision: Any,
     device: torch.device,
     overwrite: bool = False,
+    gpus: int = 1,
 ) -> None:
-    """Fill a folder with samples 0 … number − 1; several processes may do so at once."""
+    """Fill a folder with samples 0 … number − 1; several processes may do so at once.
+
+    Args:
+        gpus: with more than one, this process only prepares the folder and starts as many that fill it.
+    """
     from wdm_cli.engine.checkpoint import build_network
-    from wdm_cli.engine.estimate import sampling_memory
     from wdm_cli.engine.provenance import provenance
 
     folder = sample_folder(out, source, settings, seed, ema and source.ema is not None, precision)
@@ -190,19 +200,30 @@ def sample_into(
     if missing:  # before the folder is touched: the weights may not fit
         network, _ = build_network(source, settings if source.preset is None else None, ema=ema)
         warn_of_differing_names(source, settings)
-        network = network.to(device)
-        keep_memory_if_roomy(device, sampling_memory(settings, batch_size, precision))
+        network = network.to(device) if gpus == 1 else network
+        keep_memory_if_roomy(device, network, settings, training=False, batch_size=batch_size)
     about = {"command": "sample", "checkpoint": str(source.path), "step": source.step, **provenance(device, sys.argv)}
     folder.open(about, overwrite=overwrite)
     if len(missing) < number:
         console.note(f"{number - len(missing)} of {number} samples are there already and are kept")
-    if network is not None:
+    if network is not None and gpus > 1:
+        share_out(source, gpus)
+    elif network is not None:
         make(folder, network, settings, number, seed=seed, batch_size=batch_size, precision=precision)
     if elsewhere := len(folder.missing(number)):
         console.note(f"{elsewhere} of {number} samples are being made by other processes")
         return
     folder.finish(seed)
     console.note(f"{number} samples in {out} (look at {out / 'preview.png'})")
+
+
+def share_out(source: Checkpoint, gpus: int) -> None:
+    """The same command in a process a GPU, all with this checkpoint, however many come meanwhile."""
+    from wdm_cli.cli.processes import start_together, without_option
+
+    arguments = without_option(sys.argv[1:], "--gpus=", "--run=", "--checkpoint=", "--weights=", "--overwrite")
+    if code := start_together(gpus, [*arguments, "--checkpoint", str(source.path)], needed=False):
+        raise typer.Exit(code)
 
 
 def sample_folder(

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import ConfigOption, DatasetOption, DeviceOption, SetOption, keep_memory_if_roomy
+from wdm_cli.cli.options import (
+    ConfigOption,
+    DatasetOption,
+    DeviceOption,
+    GpusOption,
+    SetOption,
+    keep_memory_if_roomy,
+)
+from wdm_cli.cli.train_data import find_cases, open_volumes
 
 if TYPE_CHECKING:
     import torch
@@ -21,14 +29,12 @@ if TYPE_CHECKING:
     from wdm_cli.cli.trackers import Tracker
     from wdm_cli.config import Resolved
     from wdm_cli.engine.data.cache import VolumeCache
-    from wdm_cli.engine.data.inventory import Inventory
+    from wdm_cli.engine.distributed import Place, Ranks
     from wdm_cli.engine.preset import Preset
     from wdm_cli.engine.train import Trainer, TrainStep
 
 RUNS = Path("runs")
 PREVIEW_STEPS, PREVIEW_VOLUMES = 50, 2
-MOST_WARNINGS = 5
-NOT_CUBIC = 1.1  # ratio of voxel sides beyond which anatomy looks stretched
 
 
 def train(
@@ -44,6 +50,7 @@ def train(
     config: ConfigOption = None,
     sets: SetOption = None,
     device: DeviceOption = "auto",
+    gpus: GpusOption = 1,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that fill the cache.")] = 2,
     log: Annotated[
         list[str] | None, typer.Option("--log", help="tb or wandb, besides metrics.csv. Repeatable.")
@@ -56,11 +63,13 @@ def train(
     ] = False,
 ) -> None:
     """Train a model. The same command again continues where the last one stopped."""
+    from wdm_cli.cli.processes import check_gpus, own_device, place, start_together, without_option
     from wdm_cli.cli.trackers import check_trackers
     from wdm_cli.config import resolve
     from wdm_cli.engine.errors import ConfigError
     from wdm_cli.engine.files import safe_name
 
+    mine = place(os.environ)
     # what can be refused without torch is refused first, at once
     check_trackers(log or [])
     options = {"data.kind": dataset, "train.steps": steps, "data.dir": str(data_dir) if data_dir else None}
@@ -68,104 +77,76 @@ def train(
     run = out or RUNS / safe_name(resolved.preset.name)
     if run.exists() and not run.is_dir():
         raise ConfigError(f"--out {run}: is a file, not a folder")
-
-    from wdm_cli.engine.device import choose_device
-
-    chosen = choose_device(device)
+    if gpus > 1:
+        check_gpus(gpus, device, os.environ)
+        check_share(resolved.preset, gpus)
+        if not dry_run:
+            raise typer.Exit(start_together(gpus, without_option(sys.argv[1:], "--gpus=")))
+    chosen = own_device(device, mine)
     if dry_run:
         from wdm_cli.cli.dry_run import show_dry_run
 
-        show_dry_run(resolved, chosen)
+        show_dry_run(resolved, chosen, mine.world if mine else gpus)
     else:
-        run_training(resolved, run, chosen, workers=workers, log=log, max_hours=max_hours)
-
-
-def find_cases(resolved: Resolved) -> Inventory:
-    """The cases of the preset's data."""
-    data = resolved.preset.data
-    inventory = data.find(Path(data.dir))
-    source = resolved.sources.get("data.dir", "default")
-    console.note(f"data: {len(inventory.cases)} cases in {data.dir} ({source}; {len(inventory.ignored)} files ignored)")
-    return inventory
-
-
-def open_volumes(
-    resolved: Resolved, inventory: Inventory, workers: int, should_stop: Callable[[], object] = lambda: False
-) -> VolumeCache:
-    """Cases as training volumes, cached where they are not yet; raises Stopped when `should_stop` says so."""
-    from wdm_cli.engine.data.cache import VolumeCache
-    from wdm_cli.engine.errors import ResourceError, Stopped
-
-    data = resolved.preset.data
-    volumes = VolumeCache(data, inventory, cache_folder() / "volumes")
-    warnings = []
-    with console.Progress("caching", len(inventory.cases)) as progress:
-        try:
-            for record in volumes.build(workers):
-                progress.update(record.done, record.name)
-                if record.warning:
-                    warnings.append(f"{record.name}: {record.warning}")
-                if should_stop():
-                    break
-        except ResourceError:  # a signal to the whole group ends the workers too
-            if not should_stop():
-                raise
-    if should_stop():
-        raise Stopped("stopped before the first step", hint="run the same command again to continue")
-    for text in warnings[:MOST_WARNINGS]:
-        console.warn(text)
-    if len(warnings) > MOST_WARNINGS:
-        console.warn(f"… and {len(warnings) - MOST_WARNINGS} more cases; `wdm verify {data.dir}` lists them all")
-    warn_of_stretched(volumes.affine)
-    return volumes
-
-
-def warn_of_stretched(affine: Any) -> None:
-    """Volumes are padded and averaged in voxels: voxels that are no cubes stay stretched."""
-    import numpy as np
-
-    sides = np.linalg.norm(affine[:3, :3], axis=0)
-    if sides.max() > NOT_CUBIC * sides.min():
-        text = "×".join(f"{side:.2g}" for side in sides)
-        console.warn(f"the model's voxels are {text} mm, not cubes; `wdm preprocess nifti|mr|lidc` resamples first")
-
-
-def cache_folder() -> Path:
-    """WDM_CACHE_DIR, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("WDM_CACHE_DIR") or Path(base) / "wdm")
+        run_training(resolved, run, chosen, mine, workers=workers, log=log, max_hours=max_hours)
 
 
 def run_training(
     resolved: Resolved,
     run: Path,
     device: torch.device,
+    place: Place | None = None,
     *,
     workers: int = 2,
     log: list[str] | None = None,
     max_hours: float | None = None,
 ) -> None:
-    """Train to the end, or save and raise Stopped when a signal or the time limit asks for it."""
+    """Train to the end, or save and raise Stopped when a signal or the time limit asks for it.
+
+    Args:
+        place: which of several processes this is; the device is its own.
+    """
     from wdm_cli.cli.stop import StopRequest
+    from wdm_cli.engine.distributed import joined
     from wdm_cli.engine.errors import Stopped
-    from wdm_cli.engine.estimate import estimate
     from wdm_cli.engine.train import Trainer
 
-    keep_memory_if_roomy(device, estimate(resolved.preset).training)
-    with StopRequest("stopping after this step and a checkpoint", max_hours) as stop:
-        refuse_other_settings(run, resolved.preset)
-        inventory = find_cases(resolved)
-        check_writable(run)
-        volumes = open_volumes(resolved, inventory, workers, stop)
-        trainer = Trainer(resolved.preset, volumes, device)
+    with (
+        StopRequest("stopping after this step and a checkpoint", max_hours) as stop,
+        joined(place, device) as ranks,
+    ):
+        volumes = ranks.in_turns(lambda: prepare(resolved, run, ranks, workers, stop))
+        trainer = Trainer(resolved.preset, volumes, device, ranks)
+        together = len(trainer.rows) // resolved.preset.train.accumulate
+        keep_memory_if_roomy(device, trainer.network, resolved.preset, training=True, batch_size=together)
         follow(trainer, resolved, run, stop, log or [])
-    if stop.reason and trainer.step < resolved.preset.train.steps:
+    if trainer.step < resolved.preset.train.steps:
+        saved = "; the checkpoint is saved" if trainer.step else ""
         raise Stopped(
-            f"stopped by {stop.reason} at step {trainer.step:,}{'; the checkpoint is saved' if trainer.step else ''}",
+            f"stopped by {stop.reason or 'another process'} at step {trainer.step:,}{saved}",
             hint="run the same command again to continue",
         )
     source = shlex.quote(str(run))
     console.note(f"finished at step {trainer.step:,}; next: wdm sample -n 4 --out samples/ --run {source}")
+
+
+def prepare(
+    resolved: Resolved, run: Path, ranks: Ranks, workers: int, should_stop: Callable[[], object]
+) -> VolumeCache:
+    """Refuse what cannot work and find the volumes; the main process looks at the run folder."""
+    if ranks.main:
+        refuse_other_settings(run, resolved.preset)
+    inventory = find_cases(resolved)
+    if ranks.main:
+        check_writable(run)
+    return open_volumes(resolved, inventory, workers, should_stop)
+
+
+def check_share(preset: Preset, processes: int) -> None:
+    """Refuse a batch that so many processes cannot share."""
+    from wdm_cli.engine.distributed import divide
+
+    divide(preset.train.batch_size, processes, preset.train.accumulate)
 
 
 def refuse_other_settings(run: Path, preset: Preset) -> None:
@@ -194,6 +175,10 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
     from wdm_cli.engine.run import Resumed, Saved, train
 
     settings = resolved.preset.train
+    if not trainer.ranks.main:
+        for _ in train(trainer, run, stop):
+            pass
+        return
     trackers: list[Tracker] | None = None
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(console.Progress("training", settings.steps))
@@ -202,6 +187,11 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
                 for reason in record.damaged:
                     console.warn(f"passed over: {reason}")
                 console.note(f"continuing {run} from step {record.step:,}")
+                if record.processes != trainer.ranks.world:
+                    console.note(
+                        f"so far {record.processes} processes shared the batch, now {trainer.ranks.world}: "
+                        "the same training, equal up to rounding"
+                    )
                 progress.start_at(record.step)
                 continue
             if isinstance(record, Saved):
@@ -246,6 +236,7 @@ def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
     about = {
         "command": "train",
         **provenance(trainer.device, sys.argv),
+        "processes": trainer.ranks.world,
         "data": fingerprint(trainer.volumes),
         "preset": resolved.preset.to_dict(),
         "preset_sha256": resolved.preset.sha256,
@@ -268,6 +259,4 @@ def write_preview(trainer: Trainer, run: Path) -> None:
     made = generate(trainer.ema, preset, range(PREVIEW_VOLUMES), precision=preset.train.precision)
     volumes = [record.volume for record in made if isinstance(record, Sample)]
     caption = f"step {trainer.step:,}, EMA weights, {steps} sampling steps, seeds 0 and 1"
-    save_png(
-        run / "previews" / f"step_{trainer.step:07d}.png", preview(preset, volumes, trainer.volumes.affine, caption)
-    )
+    save_png(run / "previews" / f"step_{trainer.step:07d}.png", preview(preset, volumes, trainer.affine, caption))

@@ -10,7 +10,7 @@ import typer
 
 from wdm_cli.cli import console
 from wdm_cli.cli.options import JsonOption
-from wdm_cli.cli.train import cache_folder
+from wdm_cli.cli.train_data import cache_folder
 
 if TYPE_CHECKING:
     from wdm_cli.engine.weights import Release

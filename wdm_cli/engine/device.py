@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wdm_cli.engine.diffusion import Denoiser
 from wdm_cli.engine.errors import ConfigError, OutOfMemoryError, ResourceError
-from wdm_cli.engine.models.blocks import Network
 
 Precision = Literal["float32", "bf16"]
 
@@ -39,7 +38,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def as_denoiser(network: Network, precision: Precision) -> Denoiser:
+def as_denoiser(network: nn.Module, precision: Precision) -> Denoiser:
     """The network as a denoiser; under bf16 its convolutions and linear layers run in autocast.
 
     Norms, wavelets, the loss and the weights stay in float32.

@@ -57,6 +57,14 @@ class ResourceError(WdmError):
     exit_code = 5
 
 
+class PeerError(WdmError):
+    """Another process of the same training failed (`code`: its exit code) or was lost; it has said why, if it could."""
+
+    def __init__(self, what: str, *, why: str = "", code: int = 5) -> None:
+        super().__init__(what, why=why, hint="the same command continues from the last checkpoint")
+        self.exit_code = code
+
+
 class OutOfMemoryError(WdmError):
     """The device has too little memory for these settings."""
 

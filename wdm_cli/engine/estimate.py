@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from wdm_cli.engine.device import Precision
 from wdm_cli.engine.diffusion import loss, make_schedule
-from wdm_cli.engine.models.blocks import COEFF_CHANNELS, Network
+from wdm_cli.engine.models.blocks import Network
 from wdm_cli.engine.preset import Preset
 
 FLOAT = 4  # bytes
 TRANSIENT = 8  # working tensors of one full-size block: gradients, workspaces of the convolutions
-LIBRARIES = 330e6  # what Python and torch take by themselves, with an optimizer
-LIBRARIES_OF_A_PASS = 270e6  # and for a pass of the network alone
+LIBRARIES = 330e6  # what Python and torch take by themselves
 
 
 @dataclass(frozen=True)
@@ -84,39 +80,16 @@ def _saved_bytes(network: Network, preset: Preset) -> tuple[int, int, int]:
     return sum(sizes.values()), max(sizes.values(), default=0), max(blocks, default=0)
 
 
-def sampling_memory(preset: Preset, batch_size: int, precision: Precision) -> int:
-    """Peak bytes of sampling: weights, and the tensors that live at one time in a pass of the network.
+def at_most(network: Network, preset: Preset, *, training: bool, batch_size: int) -> int:
+    """Peak bytes by a rule of thumb that errs upwards, at no cost: so many feature tensors of full size live at a time.
 
-    The pass is made on the meta device, where tensors have a size and a life but no memory.
+    Measured: 17 in training and 8 in sampling, for both networks at 128³ and 256³ in float32.
     """
-    with torch.device("meta"):
-        network = preset.model.build()
-        x_t = torch.empty(1, COEFF_CHANNELS, *(side // 2 for side in preset.data.shape))
-        t = torch.zeros(1, dtype=torch.int64)
-    with torch.no_grad(), _LiveBytes() as live:
-        network(x_t, t)
-    one: int = live.peak // 2 if precision == "bf16" else live.peak
+    voxels = math.prod(preset.data.shape) // 8
+    full_size = FLOAT * preset.model.base_channels * voxels
     weights = FLOAT * sum(p.numel() for p in network.parameters())
-    return 2 * weights + batch_size * one + int(LIBRARIES_OF_A_PASS)  # a convolution holds its weights twice, reordered
-
-
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that operations make while it is on; `peak` is the most alive at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.alive: dict[int, int] = {}
-        self.peak: int = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self.alive:
-                storage = tensor.untyped_storage()
-                self.alive[key] = storage.nbytes()
-                weakref.finalize(storage, self.alive.pop, key)
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return out
+    copies, tensors = (5, 25) if training else (2, 10)
+    return copies * weights + batch_size * tensors * full_size + int(LIBRARIES)
 
 
 def available_memory(device: torch.device) -> int:

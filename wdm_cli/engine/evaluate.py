@@ -33,13 +33,13 @@ from wdm_cli.engine.provenance import versions
 
 if TYPE_CHECKING:
     from wdm_cli.engine.metrics.extractor import Extractor
-    from wdm_cli.engine.metrics.features import Rows
+    from wdm_cli.engine.metrics.features import Rows, Source
     from wdm_cli.engine.metrics.memorization import Memorization, Memorized
 
 T = TypeVar("T")
 CLOSEST = 5  # pairs named in a report of memorisation
 
-__all__ = ["Options", "fid", "finish", "memorization", "msssim", "run", "run_all"]
+__all__ = ["Options", "fid", "finish", "memorization", "msssim", "run", "run_all", "share"]
 
 
 def fid(real: str | Path, fake: str | Path, extractor: Extractor, options: Options = DEFAULTS) -> Report:
@@ -178,16 +178,40 @@ def check(metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extrac
         check_fit(metric, real, fake)
 
 
+def share(
+    metrics: Sequence[Metric],
+    fake: Volumes,
+    real: Volumes,
+    extractor: Extractor | None,
+    cache_dir: Path,
+    rank: int,
+    world: int,
+) -> Steps[None]:
+    """One process's part of the rows that `run` needs, put into the cache; see `metrics.crew.share`."""
+    from wdm_cli.engine.metrics import crew
+
+    check_pair(real, fake)
+    yield from crew.share((real, fake), row_sources(metrics, extractor), cache_dir, rank, world)
+
+
+def row_sources(metrics: Sequence[Metric], extractor: Extractor | None) -> list[Source]:
+    """What makes the rows of these metrics: their own descriptions, and the network's features once for all."""
+    from wdm_cli.engine.metrics.features import metric_source, network_source
+
+    sources = [metric_source(metric) for metric in metrics if isinstance(metric, FeatureMetric) and metric.describes]
+    if extractor is not None and any(map(uses_network, metrics)):
+        sources.append(network_source(extractor))
+    return sources
+
+
 def all_rows(
     metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None, options: Options
 ) -> Steps[tuple[dict[str, Rows], dict[str, Rows]]]:
     """Rows of both folders for every metric of rows, by one pass over each folder."""
     from wdm_cli.engine.metrics.crew import fill
-    from wdm_cli.engine.metrics.features import extract, metric_source, network_source
+    from wdm_cli.engine.metrics.features import extract
 
-    sources = [metric_source(metric) for metric in metrics if isinstance(metric, FeatureMetric) and metric.describes]
-    if extractor is not None and any(map(uses_network, metrics)):
-        sources.append(network_source(extractor))
+    sources = row_sources(metrics, extractor)
     if not sources or real is None:
         return {}, {}
     if options.workers > 1 and options.cache_dir:

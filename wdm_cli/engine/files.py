@@ -16,9 +16,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wdm_cli.engine.errors import ResourceError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PARTIAL = ".partial"
 
@@ -99,6 +102,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file, as np.save does but for its last block, whose loss on a full disk np.save does not notice."""
+    import numpy as np
+
+    with atomic_publish(path) as temporary, temporary.open("wb") as file:
+        plain = np.ascontiguousarray(array)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
+        file.write(plain.data)
 
 
 def require_space(path: Path, needed: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wdm_cli import __version__
+from wdm_cli.engine.machine import processor
 
 LIBRARIES = ("torch", "numpy", "nibabel", "pydantic", "PyWavelets", "SimpleITK", "pydicom", "safetensors", "pillow")
 
@@ -24,23 +25,36 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str | None:
-    """The git commit of a source checkout, None for an installed package."""
-    git = Path(__file__).parents[2] / ".git"
+def commit(root: Path = Path(__file__).parents[2]) -> str | None:
+    """The git commit of a source checkout (or worktree of one), None for an installed package."""
+    git = root / ".git"
     try:
+        if git.is_file():  # a worktree: the file names the folder
+            git = root / git.read_text().removeprefix("gitdir:").strip()
         head = (git / "HEAD").read_text().strip()
-        return (git / head.removeprefix("ref: ")).read_text().strip() if head.startswith("ref: ") else head
+        if not head.startswith("ref: "):
+            return head
+        shared = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
+        return _of_branch(shared, head.removeprefix("ref: "))
     except OSError:
         return None
 
 
+def _of_branch(git: Path, name: str) -> str | None:
+    """The commit of a branch, from its own file or from the list that `git gc` packs them into."""
+    if (git / name).is_file():
+        return (git / name).read_text().strip()
+    packed = (line.split() for line in (git / "packed-refs").read_text().splitlines())
+    return next((words[0] for words in packed if words[1:] == [name]), None)
+
+
 def device_name(device: Any) -> str:
-    """A GPU's model name, or the processor's."""
+    """A GPU's model name, or the processor's with the number of torch's threads. device: a torch.device."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+    return f"cpu ({processor()}, {torch.get_num_threads()} threads)"
 
 
 def provenance(device: Any, argv: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from wdm_cli.engine import checkpoint as checkpoints
 from wdm_cli.engine.checkpoint import Checkpoint
-from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
+from wdm_cli.engine.errors import CheckpointError, ConfigError, DataError, PeerError, ResourceError
 from wdm_cli.engine.files import locked, remove_partial, write_error, write_text
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.train import Trainer, TrainStep
@@ -51,11 +51,19 @@ class Saved:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The run continues from a checkpoint; `damaged` are newer ones that could not be read, and why."""
+    """The run continues from a checkpoint that so many processes wrote.
+
+    damaged: newer ones that could not be read, and why.
+    """
 
     path: Path
     step: int
     damaged: tuple[str, ...]
+    processes: int = 1
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step_{step:07d}.pt"
 
 
 def checkpoint_files(run: Path) -> dict[int, Path]:
@@ -118,7 +126,7 @@ def resume(run: Path, trainer: Trainer) -> Resumed | None:
     for path in list(checkpoint_files(run).values())[::-1][: len(damaged)]:
         with contextlib.suppress(OSError):
             path.rename(path.with_name(path.name + ".damaged"))
-    return Resumed(found.path, trainer.step, damaged)
+    return Resumed(found.path, trainer.step, damaged, int(found.training.get("processes", 1)))
 
 
 def refuse_changes(run: Path, old: Preset, new: Preset) -> None:
@@ -142,30 +150,54 @@ def train(
 ) -> Iterator[TrainStep | Saved | Resumed]:
     """Train into a run folder: resume, log, save, keep the last k checkpoints.
 
-    Ends at `train.steps` or when `should_stop()` says so; either way the last step is saved.
+    Ends at `train.steps` or when `should_stop()` says so; either way the last step is saved. Of several processes
+    the main one writes; the others read the checkpoint that it found.
     """
+    if not trainer.ranks.main:
+        yield from _follow(trainer, run, should_stop)
+        return
     settings = trainer.preset.train
-    with locked(run):
-        remove_partial(run)
-        resumed = resume(run, trainer)
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> Resumed | None:
+            stack.enter_context(locked(run))
+            remove_partial(run)
+            return resume(run, trainer)
+
+        resumed = trainer.ranks.in_turns(begin)
+        trainer.ranks.from_main(trainer.step)
         if resumed:
             yield resumed
         saved = trainer.step
-        with MetricsLog(run / "metrics.csv") as log:
+        log = stack.enter_context(MetricsLog(run / "metrics.csv"))
+        try:
             for record in trainer.run(should_stop):
                 log.add(record, settings.log_every)
                 if record.step % settings.save_every == 0:  # first, lest a preview or a listener lose the steps
                     yield save(trainer, run)
                     saved = record.step
                 yield record
+        except (DataError, PeerError):  # between steps: a lost machine or volume costs one step
             if trainer.step > saved:
                 yield save(trainer, run)
+            raise
+        if trainer.step > saved:
+            yield save(trainer, run)
+
+
+def _follow(trainer: Trainer, run: Path, should_stop: Callable[[], object]) -> Iterator[TrainStep]:
+    """The part of a process that is not the main one: nothing is written."""
+    trainer.ranks.in_turns(lambda: None)
+    step = trainer.ranks.from_main(0)
+    if step:
+        trainer.restore(checkpoints.read(checkpoint_path(run, step)))
+    yield from trainer.run(should_stop)
 
 
 def save(trainer: Trainer, run: Path) -> Saved:
     """Write a checkpoint of the current step, then drop those beyond the last `train.keep`, but milestones."""
     settings = trainer.preset.train
-    path = run / "checkpoints" / f"step_{trainer.step:07d}.pt"
+    path = checkpoint_path(run, trainer.step)
     checkpoints.save(path, trainer.state())
     for step, old in list(checkpoint_files(run).items())[: -settings.keep]:
         if settings.keep_every and step % settings.keep_every == 0:

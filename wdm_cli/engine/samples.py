@@ -73,30 +73,29 @@ class SampleFolder:
                     remove_partial(self.folder)
                 if overwrite:
                     self._clear(alone)
-            self._check_protocol()
+            if self.existing() or not alone:
+                self._check_protocol()
             write_json(self.folder / "run.json", {"protocol": self.protocol, **about, "preset": self.preset.to_dict()})
 
     def _check_protocol(self) -> None:
+        """Refuse a folder that says of itself that it is made in another way, or that says nothing."""
         path = self.folder / "run.json"
-        if path.exists():
-            try:
-                old = dict(json.loads(path.read_bytes())["protocol"])
-            except (ValueError, KeyError, TypeError):
-                old = {}
-            changed = [
-                f"{key}: {old.get(key)} there, {value} now"
-                for key, value in self.protocol.items()
-                if old.get(key) != value
-            ]
-            if changed and self.existing():
-                raise ConfigError(
-                    f"{self.folder} holds samples of another protocol: {'; '.join(changed)}",
-                    why="one folder is one model, sampler and seed",
-                    hint="use another --out, or --overwrite to replace them",
-                )
-        elif self.existing():
+        if not path.exists():
             raise ConfigError(
                 f"{self.folder} holds {len(self.existing())} samples without a run.json",
+                hint="use another --out, or --overwrite to replace them",
+            )
+        try:
+            old = dict(json.loads(path.read_bytes())["protocol"])
+        except (ValueError, KeyError, TypeError):
+            old = {}
+        changed = [
+            f"{key}: {old.get(key)} there, {value} now" for key, value in self.protocol.items() if old.get(key) != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.folder} holds samples of another protocol: {'; '.join(changed)}",
+                why="one folder is one model, sampler and seed",
                 hint="use another --out, or --overwrite to replace them",
             )
 
@@ -113,9 +112,14 @@ class SampleFolder:
         return [index for index in range(number) if index not in there]
 
     def claim(self, number: int, most: int) -> list[int]:
-        """Up to `most` of the samples 0 … number − 1 that are neither finished nor another process's."""
+        """Up to `most` of the samples 0 … number − 1 that are neither finished nor another process's.
+
+        Raises:
+            ConfigError: the folder has become one of another protocol.
+        """
         mine: list[int] = []
         with self.claims.shared_files():
+            self._check_protocol()  # another process may have begun at the same moment, with another model
             for index in self.missing(number):
                 if len(mine) < most and self.claims.take(index):
                     if self._path(index).exists():  # finished by another process since we looked

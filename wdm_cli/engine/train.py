@@ -1,7 +1,7 @@
 """The training loop (Friedrich et al. 2024): x0-prediction in wavelet space, AdamW, EMA.
 
 Everything random is a function of (seed, step, position in the batch): a run that was cut and resumed is
-the same run, and a batch in four parts is the same batch.
+the same run, and a batch in four parts, or spread over four processes, is the same batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from torch import Tensor
 from wdm_cli.engine.checkpoint import Checkpoint, load_weights
 from wdm_cli.engine.device import as_denoiser, memory_errors
 from wdm_cli.engine.diffusion import loss, make_schedule
+from wdm_cli.engine.distributed import ALONE, Ranks, lost_peers
 from wdm_cli.engine.errors import CheckpointError, NonFiniteError, OutOfMemoryError
+from wdm_cli.engine.models.dropout import place_rows
 from wdm_cli.engine.preset import Preset
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -59,13 +61,19 @@ class TrainStep:
 
 
 class Trainer:
-    """Model, EMA and optimizer on a device; `run` yields a record a step."""
+    """Model, EMA and optimizer on a device; `run` yields a record a step.
 
-    def __init__(self, preset: Preset, volumes: Volumes, device: torch.device) -> None:
+    Among several processes (`ranks`) each computes its rows of every batch. The weights are the same in all of
+    them, the moving average is kept in the main one alone.
+    """
+
+    def __init__(self, preset: Preset, volumes: Volumes, device: torch.device, ranks: Ranks = ALONE) -> None:
         settings = preset.train
-        self.preset, self.volumes, self.device = preset, volumes, device
+        self.preset, self.volumes, self.device, self.ranks = preset, volumes, device, ranks
+        self.affine = np.asarray(volumes.affine, float)  # now: the files it is read from may vanish while we train
+        self.rows = ranks.share(settings.batch_size, settings.accumulate)
         torch.manual_seed(settings.seed)  # initial weights
-        with memory_errors(partial(out_of_memory, preset)):
+        with memory_errors(partial(out_of_memory, preset, ranks.world)):
             self.network = preset.model.build().to(device)
             self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.network.checkpointing = settings.checkpointing
@@ -74,23 +82,25 @@ class Trainer:
         )
         diffusion = preset.diffusion
         self.schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.beta_start, diffusion.beta_end)
-        self.denoise = as_denoiser(self.network, settings.precision)
+        self.parallel = ranks.parallel(self.network, settings.accumulate)
+        self.denoise = as_denoiser(self.parallel, settings.precision)
         self.step = 0
         self.skipped_in_a_row = 0
 
     def run(self, should_stop: Callable[[], object] = lambda: False) -> Generator[TrainStep]:
-        """Train to `train.steps`; between steps `should_stop()` may end it early.
+        """Train to `train.steps`; between steps `should_stop()` may end it early, in any process for all.
 
         Raises:
             NonFiniteError: ten steps in a row met non-finite values; the weights are finite.
             OutOfMemoryError: the device is too small, with settings to change.
+            PeerError: another process was lost; the state is that of the last step.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="wdm-load") as loader:
             following = loader.submit(self._load, self.step)
-            while self.step < self.preset.train.steps and not should_stop():
+            while self.step < self.preset.train.steps and not self.ranks.any(should_stop()):
                 batch, cases = following.result()
                 following = loader.submit(self._load, self.step + 1)
-                with memory_errors(partial(out_of_memory, self.preset)):
+                with memory_errors(partial(out_of_memory, self.preset, self.ranks.world)), lost_peers():
                     record = self._take_step(batch, cases)
                 yield record
 
@@ -106,7 +116,8 @@ class Trainer:
         finite = math.isfinite(sum(values)) and math.isfinite(grad_norm)
         if finite:
             self.optimizer.step()
-            self._update_ema()
+            if self.ranks.main:
+                self._update_ema()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._count_skips(finite, lr, cases)
@@ -114,17 +125,19 @@ class Trainer:
         return TrainStep(self.step, sum(values) / 8, tuple(values), grad_norm, lr, seconds, not finite, cases)
 
     def _accumulate(self, batch: Tensor) -> Tensor:
-        """Gradients of the whole batch, in `accumulate` parts; the mean loss of each band [8]."""
+        """Gradients of the whole batch, in `accumulate` parts; the mean loss of each band [8].
+
+        batch: this process's rows. The whole batch's mean is the mean over processes of theirs.
+        """
         settings, total = self.preset.train, torch.zeros(8, device=self.device)
         size = len(batch) // settings.accumulate
-        for part in range(settings.accumulate):
-            rows = range(part * size, (part + 1) * size)
-            t, noise = self._draw(rows, batch.shape[2:])
-            volume = batch[rows.start : rows.stop]
-            bands = loss(self.denoise, volume, noise, t, self.schedule, self.preset.diffusion.wavelet)
-            (bands.mean() / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        for part, volume in enumerate(torch.split(batch, size)):
+            t, noise = self._draw(self.rows[part * size : (part + 1) * size], batch.shape[2:])
+            with self.ranks.averaging(self.parallel, last=part == settings.accumulate - 1):
+                bands = loss(self.denoise, volume, noise, t, self.schedule, self.preset.diffusion.wavelet)
+                (bands.mean() / settings.accumulate).backward()  # type: ignore[no-untyped-call]
             total += bands.detach() / settings.accumulate
-        return total
+        return self.ranks.mean(total)
 
     def _draw(self, rows: range, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Timesteps [B] and image-space noise [B, 1, D, H, W], one generator a position in the batch."""
@@ -135,17 +148,18 @@ class Trainer:
             times.append(torch.randint(len(self.schedule), (1,), generator=generator, device=self.device))
             noises.append(torch.randn(1, 1, *shape, generator=generator, device=self.device))
         if self.preset.model.dropout > 0:
-            torch.manual_seed(derived_seed(seed, self.step, rows.start, 1))
+            torch.manual_seed(derived_seed(seed, self.step, 0, 1))
+            place_rows(self.network, rows)
         return torch.cat(times), torch.cat(noises)
 
     def _load(self, step: int) -> tuple[Tensor, tuple[str, ...]]:
-        """The batch of a step [B, 1, D, H, W] and its cases: every epoch in an order of its own."""
+        """This process's rows of a step's batch [B, 1, D, H, W], and all its cases: an order of its own every epoch."""
         size, count = self.preset.train.batch_size, len(self.volumes)
         indices = []
         for position in range(step * size, (step + 1) * size):
             order = np.random.default_rng([self.preset.train.seed, position // count]).permutation(count)
             indices.append(int(order[position % count]))
-        batch = torch.from_numpy(np.stack([self.volumes[i] for i in indices])[:, None])
+        batch = torch.from_numpy(np.stack([self.volumes[indices[row]] for row in self.rows])[:, None])
         return batch.pin_memory() if self.device.type == "cuda" else batch, tuple(
             self.volumes.names[i] for i in indices
         )
@@ -175,11 +189,12 @@ class Trainer:
             self.preset,
             self.step,
             dict(self.ema.state_dict()),
-            np.asarray(self.volumes.affine, float).tolist(),
+            self.affine.tolist(),
             {
                 "optimizer": self.optimizer.state_dict(),
                 "data": fingerprint(self.volumes),
                 "skipped": self.skipped_in_a_row,
+                "processes": self.ranks.world,
             },
         )
 
@@ -216,13 +231,14 @@ def derived_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def out_of_memory(preset: Preset, reason: str) -> OutOfMemoryError:
+def out_of_memory(preset: Preset, processes: int, reason: str) -> OutOfMemoryError:
     """The error of a device that is too small, with three settings that are still open."""
     train = preset.train
     size = "×".join(map(str, preset.data.shape))
-    parts = train.batch_size // train.accumulate
+    share = train.batch_size // processes
+    parts = share // train.accumulate
     ways = {
-        f"train.accumulate={train.batch_size} (the same batch in smaller parts)": parts > 1,
+        f"train.accumulate={share} (the same batch in smaller parts)": parts > 1,
         "train.checkpointing=true": not train.checkpointing,
         "train.precision=bf16": train.precision != "bf16",
         f"data.image_size={max(preset.data.shape) // 2}": True,

@@ -23,7 +23,7 @@ from wdm_cli.engine.data.dataset import Dataset
 from wdm_cli.engine.data.inventory import Case, Inventory
 from wdm_cli.engine.data.volume import Affine, Array
 from wdm_cli.engine.errors import DataError, ResourceError
-from wdm_cli.engine.files import atomic_publish, existing_parent, write_json
+from wdm_cli.engine.files import existing_parent, write_array, write_json
 
 FORMAT = 1  # raise when the voxels of equal settings change
 INT16_SCALE = 32767  # [−1, 1] -> int16: no voxel is off by more than 1.6e-5
@@ -152,8 +152,7 @@ def _make_entry(job: _Job) -> tuple[float, str]:
         array = np.rint(array * INT16_SCALE).astype(np.int16)
     facts = {"affine": prepared.volume.affine.tolist(), "warning": prepared.warning, "source": str(job.source)}
     write_json(job.entry.with_suffix(".json"), facts)
-    with atomic_publish(job.entry) as temporary:
-        np.save(temporary, array)
+    write_array(job.entry, array)
     return time.perf_counter() - started, prepared.warning
 
 

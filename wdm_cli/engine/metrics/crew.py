@@ -1,7 +1,8 @@
 """Rows computed by several processes: each puts its own into the cache, from which `extract` then takes them all.
 
 A process opens the extractor by itself, on the GPU that its file is assigned to, so nothing large travels between
-processes. The rows are the same ones, whatever the number of processes.
+processes. The rows are the same ones, whatever the number of processes. `fill` starts them; `share` is for those
+that a launcher started, on one machine or on several with a common cache.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def fill(folders: Sequence[Volumes], sources: Sequence[Source], cache_dir: Path,
     ]
     if min(workers, len(missing)) < 2 or any(source.extractor and not source.extractor.again for source in sources):
         return
-    places = devices(sources)
+    places = devices(sources)[:workers]
     tasks = [
         Task(volumes.only(index), tuple(portable(source, places[number % len(places)]) for source in sources))
         for number, (volumes, index) in enumerate(missing)
@@ -78,6 +79,18 @@ def fill(folders: Sequence[Volumes], sources: Sequence[Source], cache_dir: Path,
         if isinstance(result, DataError):
             raise result
         yield Progress(f"features by {workers} processes", done, len(tasks))
+
+
+def share(folders: Sequence[Volumes], sources: Sequence[Source], cache_dir: Path, rank: int, world: int) -> Steps[None]:
+    """Compute the rows of every `world`-th volume, from the `rank`-th on, that are not in the cache yet.
+
+    For processes that were started together and share a cache. None waits for another: whoever needs a row that is
+    still missing makes it, so one that is slow or lost costs time, not the result.
+    """
+    mine = [(volumes, index) for volumes in folders for index in range(len(volumes))][rank::world]
+    for done, (volumes, index) in enumerate(mine, start=1):
+        yield from extract(volumes.only(index), sources, cache_dir)
+        yield Progress(f"features, this process's share of {world}", done, len(mine))
 
 
 def do(task: Task, cache_dir: Path, threads: int) -> None:

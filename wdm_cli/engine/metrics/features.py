@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from wdm_cli.engine.errors import DataError
-from wdm_cli.engine.files import atomic_publish
+from wdm_cli.engine.files import write_array
 from wdm_cli.engine.metrics.extractor import Extractor
 from wdm_cli.engine.metrics.metric import FeatureMetric, Progress, Steps
 from wdm_cli.engine.metrics.volumes import Volumes
@@ -76,8 +76,7 @@ def extract(volumes: Volumes, sources: Sequence[Source], cache_dir: Path | None 
                 if not np.isfinite(row).all():
                     raise DataError(f"{volumes.files[index]}: its features ({source.name}) are not finite")
                 if kept:
-                    with atomic_publish(kept) as temporary:
-                        np.save(temporary, row, allow_pickle=False)
+                    write_array(kept, row)
             rows[source.name].append(row)
         yield Progress(f"features of {volumes.root}", index + 1, len(volumes))
     return {name: np.stack(found) for name, found in rows.items()}

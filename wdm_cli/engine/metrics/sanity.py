@@ -97,6 +97,7 @@ def oddities(array: np.ndarray) -> list[str]:
 
 
 def look_at(path: Path, volume: Volume) -> Look:
+    """What is compared between the volumes of a folder."""
     import nibabel as nib
 
     return Look(

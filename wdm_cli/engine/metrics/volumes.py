@@ -187,6 +187,7 @@ def is_hidden(path: Path) -> bool:
 
 
 def require_two(root: Path, files: Sequence[Path]) -> None:
+    """Raise DataError for fewer than two files: every score compares volumes."""
     if len(files) < 2:
         only = f" ({files[0].name})" if files else ""
         raise DataError(
@@ -208,6 +209,7 @@ def header_shape(path: Path) -> Shape:
 
 
 def odd_shape(path: Path, shape: tuple[int, ...], first: Path, expected: Shape) -> DataError:
+    """The error of a volume that has another shape than the first one."""
     return DataError(
         f"{path}: {'×'.join(map(str, shape))} voxels, but {first.name} has {'×'.join(map(str, expected))}",
         why="an evaluation compares volumes of one shape",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from wdm_cli.engine.models.dropout import RowDropout
 from wdm_cli.engine.models.kernels import Norm, Resample, autocast_dtype, conv_precision, norm_act, norm_act_conv
 
 COEFF_CHANNELS = 8  # sub-bands in, sub-bands out
@@ -86,7 +87,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             NormAct(groups, out_channels),
             nn.Identity(),  # the place of the activation in the official numbering
-            nn.Dropout(dropout),
+            RowDropout(dropout),
             conv3(out_channels, out_channels, zero=True),
         )
         self.skip_connection = (

@@ -1,0 +1,74 @@
+"""The volumes of a training: found, cached, and looked at for what a user should know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wdm_cli.cli import console
+
+if TYPE_CHECKING:
+    from wdm_cli.config import Resolved
+    from wdm_cli.engine.data.cache import VolumeCache
+    from wdm_cli.engine.data.inventory import Inventory
+
+MOST_WARNINGS = 5
+NOT_CUBIC = 1.1  # ratio of voxel sides beyond which anatomy looks stretched
+
+
+def find_cases(resolved: Resolved) -> Inventory:
+    """The cases of the preset's data."""
+    data = resolved.preset.data
+    inventory = data.find(Path(data.dir))
+    source = resolved.sources.get("data.dir", "default")
+    console.note(f"data: {len(inventory.cases)} cases in {data.dir} ({source}; {len(inventory.ignored)} files ignored)")
+    return inventory
+
+
+def open_volumes(
+    resolved: Resolved, inventory: Inventory, workers: int, should_stop: Callable[[], object] = lambda: False
+) -> VolumeCache:
+    """Cases as training volumes, cached where they are not yet; raises Stopped when `should_stop` says so."""
+    from wdm_cli.engine.data.cache import VolumeCache
+    from wdm_cli.engine.errors import ResourceError, Stopped
+
+    data = resolved.preset.data
+    volumes = VolumeCache(data, inventory, cache_folder() / "volumes")
+    warnings = []
+    with console.Progress("caching", len(inventory.cases)) as progress:
+        try:
+            for record in volumes.build(workers):
+                progress.update(record.done, record.name)
+                if record.warning:
+                    warnings.append(f"{record.name}: {record.warning}")
+                if should_stop():
+                    break
+        except ResourceError:  # a signal to the whole group ends the workers too
+            if not should_stop():
+                raise
+    if should_stop():
+        raise Stopped("stopped before the first step", hint="run the same command again to continue")
+    for text in warnings[:MOST_WARNINGS]:
+        console.warn(text)
+    if len(warnings) > MOST_WARNINGS:
+        console.warn(f"… and {len(warnings) - MOST_WARNINGS} more cases; `wdm verify {data.dir}` lists them all")
+    warn_of_stretched(volumes.affine)
+    return volumes
+
+
+def warn_of_stretched(affine: Any) -> None:
+    """Volumes are padded and averaged in voxels: voxels that are no cubes stay stretched."""
+    import numpy as np
+
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    if sides.max() > NOT_CUBIC * sides.min():
+        text = "×".join(f"{side:.2g}" for side in sides)
+        console.warn(f"the model's voxels are {text} mm, not cubes; `wdm preprocess nifti|mr|lidc` resamples first")
+
+
+def cache_folder() -> Path:
+    """WDM_CACHE_DIR, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("WDM_CACHE_DIR") or Path(base) / "wdm")
