@@ -36,7 +36,6 @@ from wdm_cli.cli.sample import find_source, sample_into, settings_of
 from wdm_cli.engine import evaluate
 from wdm_cli.engine.checkpoint import Checkpoint, build_network
 from wdm_cli.engine.device import choose_device
-from wdm_cli.engine.estimate import sampling_memory
 from wdm_cli.engine.files import write_json
 from wdm_cli.engine.generate import Sample, generate
 from wdm_cli.engine.metrics import FID, KID, MSSSIM, Spectrum
@@ -200,7 +199,7 @@ def seconds(bench: Bench, name: str, steps: int) -> float:
     """Seconds for one volume by itself in float32, the least of up to three after one that warms up."""
     network, _ = build_network(bench.source, bench.preset if bench.source.preset is None else None, ema=True)
     network = network.to(choose_device("auto"))
-    keep_memory_if_roomy(choose_device("auto"), sampling_memory(bench.preset, 1, "float32"))  # as the command does
+    keep_memory_if_roomy(choose_device("auto"), network, bench.preset, training=False, batch_size=1)  # as `wdm sample`
     times = []
     for count in (3, *[steps] * (3 if steps <= 25 else 1)):
         made = generate(network, bench.settings(name, count), [0])
