@@ -157,3 +157,15 @@ def test_freed_memory_can_stay_with_the_process() -> None:
     kept, faults = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
     if kept == b"True":  # 20 tensors of 32 MB are 160,000 pages
         assert int(faults) < 20_000  # the first of them may be new memory
+
+
+def test_a_network_that_is_first_built_on_the_meta_device_leaves_the_transform_sound() -> None:
+    """Its imports happen there too, and constants of modules must not become tensors without data."""
+    code = (
+        "import torch; from wdm_cli.config import resolve; preset = resolve('tiny').preset\n"
+        "with torch.device('meta'): preset.model.build()\n"
+        "from wdm_cli.engine.wavelet import decode, encode\n"
+        "x = torch.randn(1, 1, 8, 8, 8); print(float((decode(encode(x)) - x).abs().max()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert float(found) < 1e-5

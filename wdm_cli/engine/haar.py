@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_STEP = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+# on the CPU by name: this file may first be imported while a network is built on the meta device
+_STEP = torch.tensor([[1.0, 1.0], [1.0, -1.0]], device="cpu")
 _BLOCKS = torch.einsum("sa,tb,uc->stuabc", _STEP, _STEP, _STEP).reshape(8, 8) / 8**0.5
 """Row s = 4d + 2h + w makes band s of a block's eight voxels; orthogonal and symmetric."""
 
