@@ -28,6 +28,7 @@ def folders(tmp_path):
     return open_folder(tmp_path / "real"), open_folder(tmp_path / "fake")
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_report(folders, tmp_path, monkeypatch):
     real, fake = folders
     extractor = load_extractor("random", device="cpu")
