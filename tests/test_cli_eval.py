@@ -209,6 +209,17 @@ def test_memorization_with_a_list_of_held_out_files_and_a_picture(tmp_path):
     assert (code, "nobody.nii.gz" in err) == (3, True)
 
 
+def test_all_with_the_split_file_says_what_was_held_out(tmp_path):
+    real, fake = make_folder(tmp_path / "real", 6, seed=1), make_folder(tmp_path / "fake", 2, seed=2)
+    code, _, err = invoke("split", real, "--dataset", "nifti", "--val", "0.4", "--out", tmp_path / "split.json")
+    assert code == 0, err
+    out = tmp_path / "eval.json"
+    code, _, err = invoke("eval", "all", "--real", real, "--fake", fake, "--weights", "random", "--device", "cpu",
+                          "--held-out", tmp_path / "split.json", "--out", out)  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out.read_text())["protocol"]["held_out"]["n"] == 2
+
+
 def test_own_network_needs_trust(folders, tmp_path, monkeypatch):
     real, fake = folders
     (tmp_path / "tiny_net.py").write_text("def build():\n    return lambda v: v.flatten(1)[:, :3]\n")

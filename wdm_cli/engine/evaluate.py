@@ -25,7 +25,15 @@ from wdm_cli.engine.metrics.checks import (
     size_warnings,
     split_fitting,
 )
-from wdm_cli.engine.metrics.metric import DEFAULTS, FeatureMetric, Metric, Options, Steps, VolumeMetric
+from wdm_cli.engine.metrics.metric import (
+    DEFAULTS,
+    DescribingMetric,
+    FeatureMetric,
+    Metric,
+    Options,
+    Steps,
+    VolumeMetric,
+)
 from wdm_cli.engine.metrics.msssim import fitting_scales
 from wdm_cli.engine.metrics.report import Report, Score
 from wdm_cli.engine.metrics.volumes import Volumes, open_folder
@@ -163,7 +171,7 @@ def memorization(
 
 
 def uses_network(metric: Metric) -> bool:
-    return isinstance(metric, FeatureMetric) and not metric.describes
+    return isinstance(metric, FeatureMetric) and not isinstance(metric, DescribingMetric)
 
 
 def check(metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None) -> None:
@@ -198,7 +206,7 @@ def row_sources(metrics: Sequence[Metric], extractor: Extractor | None) -> list[
     """What makes the rows of these metrics: their own descriptions, and the network's features once for all."""
     from wdm_cli.engine.metrics.features import metric_source, network_source
 
-    sources = [metric_source(metric) for metric in metrics if isinstance(metric, FeatureMetric) and metric.describes]
+    sources = [metric_source(metric) for metric in metrics if isinstance(metric, DescribingMetric)]
     if extractor is not None and any(map(uses_network, metrics)):
         sources.append(network_source(extractor))
     return sources

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import write_array
 from wdm_cli.engine.metrics.extractor import Extractor
-from wdm_cli.engine.metrics.metric import FeatureMetric, Progress, Steps
+from wdm_cli.engine.metrics.metric import DescribingMetric, Progress, Steps
 from wdm_cli.engine.metrics.volumes import Volumes
 
 Rows = NDArray[np.float32]
@@ -50,7 +50,7 @@ def network_source(extractor: Extractor) -> Source:
     return Source(NETWORK, extractor.describe(), describe, extractor)
 
 
-def metric_source(metric: FeatureMetric) -> Source:
+def metric_source(metric: DescribingMetric) -> Source:
     """What a metric makes of a volume by itself."""
     return Source(metric.kind, metric.settings(), metric.describe)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wdm_cli.engine.errors import require
-from wdm_cli.engine.metrics.metric import FeatureMetric
+from wdm_cli.engine.metrics.metric import DescribingMetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Histogram(FeatureMetric):
+class Histogram(DescribingMetric):
     """Wasserstein-1 distance of the mean histograms over [0, 1]."""
 
     kind: Literal["histogram"] = "histogram"
     bins: int = 256
-    describes: ClassVar[bool] = True
     directions: ClassVar[dict[str, str]] = {
         "histogram": "lower = closer intensities: the mean shift in [0, 1] that turns one histogram into the other",
     }

@@ -1,7 +1,7 @@
 """What every metric is: frozen settings with a `kind`, and a method that scores. No torch.
 
-There are two sorts. A FeatureMetric compares two arrays with one row a volume (features of a network, or what
-its own `describe` makes of a volume); it is cheap, so it can be repeated for a floor and intervals. A
+There are two sorts. A FeatureMetric compares two arrays with one row a volume (features of a network, or, of a
+DescribingMetric, what it makes of a volume itself); it is cheap, so it can be repeated for a floor and intervals. A
 VolumeMetric looks at the volumes themselves and reports progress. `directions` names every value and says how
 to read it.
 """
@@ -77,9 +77,7 @@ class Metric(ABC):
 
 
 class FeatureMetric(Metric):
-    """Compares one row a volume. minimum: fewest volumes a side."""
-
-    describes: ClassVar[bool] = False
+    """Compares one row a volume: features of a network, but for a DescribingMetric. minimum: fewest volumes a side."""
 
     @property
     def minimum(self) -> int:
@@ -90,10 +88,6 @@ class FeatureMetric(Metric):
             return None
         return f"{self.kind} needs at least {self.minimum} volumes in each folder, there are {n}", "add volumes"
 
-    def describe(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A volume [D, H, W] in [0, 1] as a row [F], for metrics that need no network (`describes`)."""
-        raise NotImplementedError
-
     @abstractmethod
     def score(self, real: NDArray[np.floating], fake: NDArray[np.floating], seed: int) -> dict[str, float]:
         """Values by the names of `directions`.
@@ -102,6 +96,14 @@ class FeatureMetric(Metric):
             real, fake: rows [n, F] and [m, F] of any float type.
             seed: of any random choice the metric makes.
         """
+
+
+class DescribingMetric(FeatureMetric):
+    """Compares rows that it makes of the volumes itself, without a network."""
+
+    @abstractmethod
+    def describe(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A volume [D, H, W] in [0, 1] as a row [F]."""
 
 
 class VolumeMetric(Metric):

@@ -58,7 +58,7 @@ class Report:
 
     def with_scores_of(self, other: Report) -> Report:
         """One report of two evaluations of the same folders."""
-        stamp = self.protocol | {"metrics": self.protocol["metrics"] | other.protocol["metrics"]}
+        stamp = other.protocol | self.protocol | {"metrics": self.protocol["metrics"] | other.protocol["metrics"]}
         warnings = tuple(dict.fromkeys((*self.warnings, *other.warnings)))
         return Report((*self.scores, *other.scores), stamp, warnings, (*self.remarks, *other.remarks))
 

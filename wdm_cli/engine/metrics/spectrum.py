@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wdm_cli.engine.errors import require
-from wdm_cli.engine.metrics.metric import FeatureMetric
+from wdm_cli.engine.metrics.metric import DescribingMetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ FLOOR_ENERGY = 1e-12  # −120 dB: an empty band stays finite
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum(FeatureMetric):
+class Spectrum(DescribingMetric):
     """Energies in dB of the seven high bands of each Haar level (1 = finest), compared as distributions.
 
     levels: at most so many; fewer where a side cannot be halved evenly any more.
@@ -25,7 +25,6 @@ class Spectrum(FeatureMetric):
 
     kind: Literal["spectrum"] = "spectrum"
     levels: int = MOST_LEVELS
-    describes: ClassVar[bool] = True
     directions: ClassVar[dict[str, str]] = {
         "spectrum": "lower = closer: mean over bands of the Wasserstein-1 distance of their energies, in dB",
         **{
