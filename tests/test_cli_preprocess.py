@@ -122,6 +122,7 @@ def test_series_policy_and_intensity(tmp_path: Path) -> None:
         assert 400 < hu.max() <= 3071
 
 
+@pytest.mark.slow
 def test_the_real_command_in_two_processes(tmp_path: Path) -> None:
     """As a user types it, with two workers; then again, then a split of the result."""
     for number in range(3):

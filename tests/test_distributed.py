@@ -29,7 +29,11 @@ def trained(ranks: Ranks, preset: Any, steps: int) -> dict[str, Any]:
             "skipped": [r.skipped for r in records], "cases": [r.cases for r in records]}  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [{"train__clip_norm": 0.5}, WAVUNET], ids=["unet", "wavunet, checkpointing"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"train__clip_norm": 0.5}, pytest.param(WAVUNET, marks=pytest.mark.slow)],
+    ids=["unet", "wavunet, checkpointing"],
+)
 def test_two_processes_are_one_with_the_same_batch(changes: dict[str, Any], tmp_path: Path) -> None:
     """To 1e-5 of one process with the whole batch at once; of one that takes the two halves in turn, bit for bit."""
     preset = small(train__batch_size=4, **changes)
@@ -62,7 +66,7 @@ def cut(ranks: Ranks, preset: Any, run: Path, cuts: list[int]) -> dict[str, Any]
 @pytest.mark.parametrize(
     ("steps", "ways"),
     [
-        pytest.param(8, [[1], [2, 3, 4, 6, 7]], id="8 steps"),
+        pytest.param(4, [[1, 3]], id="4 steps"),
         pytest.param(40, [[1], [17], [39], [3, 9, 18, 26, 33]], id="40 steps", marks=pytest.mark.slow),
     ],
 )

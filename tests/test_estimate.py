@@ -58,7 +58,17 @@ def test_the_estimate_is_within_15_percent_of_a_real_step(kind: str, changes: di
     assert estimate(from_dict(settings)).training == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.parametrize("name", ["ours_unet_128", "ours_unet_256", "ours_wnet_128", "ours_wnet_256", "tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny",
+        *(
+            pytest.param(f"ours_{net}_{size}", marks=pytest.mark.slow)
+            for net in ("unet", "wnet")
+            for size in (128, 256)
+        ),
+    ],
+)
 def test_the_rule_of_thumb_errs_upwards(name: str) -> None:
     preset = resolve(name, sets=["train.batch_size=2"]).preset
     with torch.device("meta"):

@@ -280,6 +280,7 @@ def test_a_volume_lost_in_the_middle_costs_no_finished_step(
     assert max(checkpoint_files(run)) == newest + 2
 
 
+@pytest.mark.slow
 def test_a_stopped_and_continued_process_goes_on(heads: Path, tmp_path: Path, log: Path, saves: Saves) -> None:
     """As a scheduler suspends it, within and between saves."""
     child = Child(lambda: train_on(heads, tmp_path / "run", 30))

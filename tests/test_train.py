@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small import HEADS, Heads, digest, small, trainer
@@ -255,3 +256,18 @@ def test_every_step_and_every_place_in_the_batch_draws_anew() -> None:
 def test_seeds_of_neighbours_are_unrelated() -> None:
     seeds = {derived_seed(s, t, r, *d) for s in range(4) for t in range(20) for r in range(4) for d in ((), (1,))}
     assert len(seeds) == 4 * 20 * 4 * 2
+
+
+@pytest.mark.slow
+def test_the_loss_of_bf16_stays_within_the_noise_of_seeds_over_200_steps() -> None:
+    """Means of 20 steps: bf16 is nearer to float32 of the same seed than another seed is."""
+
+    def curve(precision: str, seed: int) -> np.ndarray:
+        preset = small(data__image_size=16, model__base_channels=16, model__dropout=0.0, train__steps=200,
+                       train__precision=precision, train__seed=seed)  # fmt: skip
+        losses = [record.loss for record in trainer(preset, Heads(16)).run()]
+        return np.reshape(losses, (10, 20)).mean(axis=1)
+
+    exact, bf16, other = curve("float32", 0), curve("bf16", 0), curve("float32", 1)
+    assert np.abs(bf16 - exact).max() < 0.2 * np.abs(other - exact).max()
+    assert bf16[-1] < bf16[0] / 2
