@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from wdm_cli.engine.models.blocks import Network
     from wdm_cli.engine.preset import Preset
 
-PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset's name (`wdm presets list`) or file.")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="A TOML file laid over the preset.", dir_okay=False)
 ]
