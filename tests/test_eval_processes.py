@@ -183,6 +183,7 @@ def test_finished_features_are_not_made_again(folders: Path, alone: bytes, tmp_p
     assert there.items() <= rows(cache).items()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_costs_nothing(folders: Path, alone: bytes, tmp_path: Path) -> None:
     cache, out = tmp_path / "cache", tmp_path / "eval.json"
     limited = (

@@ -163,7 +163,8 @@ def test_a_source_that_nobody_can_write_to_is_enough(open_folder: Path, command:
     assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in source.rglob("*")} == before
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_fills_up(tmp_path: Path, workers: int) -> None:
     """R19: exit 5 with path and free bytes, earlier cases as they were, nothing half; the same command goes on."""
     for number in range(2):
