@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
 from wdm_cli.engine.files import locked
 from wdm_cli.engine.preset import FieldError, Preset
 from wdm_cli.engine.run import COLUMNS, Resumed, Saved, checkpoint_files, latest_checkpoint, newest_run, train
+from wdm_cli.engine.train import TrainStep
 
 
 def go(run: Path, until: int = 40, preset: Preset | None = None) -> tuple[Any, list[Any]]:
@@ -184,3 +186,13 @@ def test_a_milestone_must_be_a_save(tmp_path: Path) -> None:
 
     with pytest.raises(FieldError, match="multiple of save_every"):
         Train(keep_every=7)
+
+
+def test_a_run_folder_that_is_removed_costs_only_what_was_in_it(tmp_path: Path) -> None:
+    steps = train(trainer(small(train__steps=20, train__log_every=5, train__save_every=100)), tmp_path / "run")
+    for record in steps:
+        if isinstance(record, TrainStep) and record.step == 11:
+            shutil.rmtree(tmp_path / "run")
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "15", "20"]
+    assert list(checkpoint_files(tmp_path / "run")) == [20]

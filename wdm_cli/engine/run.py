@@ -257,6 +257,10 @@ class MetricsLog:
             len(self.records) - len(good),
         ]
         try:
+            if not self.path.exists():  # somebody removed the folder: what follows is kept at least
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.file.close()
+                self.__enter__()
             self.writer.writerow(cells)
             self.file.flush()
         except OSError as error:
