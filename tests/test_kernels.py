@@ -57,8 +57,13 @@ SHAPES = [(2, 8, 3, 5, 4), (1, 24, 6, 4, 2), (2, 64, 16, 12, 8), (1, 8, 1, 1, 2)
 
 @PRECISIONS
 @LAYOUTS
+@pytest.mark.parametrize("small", [0, 2**30], ids=["in pieces", "PyTorch's own"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_norm_act(shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype) -> None:
+def test_norm_act(
+    shape: tuple[int, ...], small: int, layout: torch.memory_format, dtype: torch.dtype, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(kernels, "SMALL", small)
+
     def of(function: Any) -> Callable[..., Tensor]:
         return lambda x, weight, bias: function(x, Norm(weight, bias, 4, 1e-5))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 PIECE = 2**18  # values a piece: a megabyte in float32, so that the working tensors of a piece stay in a core's cache
+SMALL = 2**19  # values below which one call of PyTorch's own costs less than the calls for the pieces
 LANES = 4096  # values in a row of a piece, so that the vector units are kept busy
 
 
@@ -82,14 +83,14 @@ def _norm_act_gradients(
     grad: Tensor, x: Tensor, norm: Norm, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias for the gradient of SiLU(GroupNorm(x)); mean and rstd are [B, G]."""
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and x.numel() >= SMALL:
         return _in_pieces(grad, x, norm, mean, rstd)
     batch, channels = x.shape[:2]
-    grad = torch.ops.aten.silu_backward(grad.float().contiguous(), _normalise(x, norm)[0])
+    grad = torch.ops.aten.silu_backward(grad.float().contiguous(), _normalise(x, norm)[0].float().contiguous())
     of_x, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
         grad, x.float().contiguous(), mean, rstd, norm.weight, batch, channels, x[0, 0].numel(), norm.groups, [True] * 3
     )
-    return of_x.to(x.dtype), of_weight, of_bias
+    return preferred_layout(of_x.to(x.dtype)), of_weight, of_bias
 
 
 def _in_pieces(grad: Tensor, x: Tensor, norm: Norm, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
