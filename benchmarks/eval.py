@@ -133,7 +133,7 @@ def features(size: int, counts: list[int]) -> dict[str, Any]:
     plain = random_resnet(0).eval()
     for module in plain.modules():
         if isinstance(module, Conv3d):
-            module.__class__ = torch.nn.Conv3d
+            module.__class__ = torch.nn.Conv3d  # type: ignore[assignment]
     ours = load_extractor("random", device="cpu")
 
     @torch.autocast("cpu", torch.bfloat16)

@@ -42,7 +42,7 @@ from wdm_cli.engine.metrics import FID, KID, MSSSIM, Spectrum
 from wdm_cli.engine.metrics.extractor import Extractor, load_extractor
 from wdm_cli.engine.metrics.features import NETWORK, extract, metric_source, network_source
 from wdm_cli.engine.metrics.kid import cubic_kernel, mmd2
-from wdm_cli.engine.metrics.metric import FeatureMetric, Options
+from wdm_cli.engine.metrics.metric import DescribingMetric, FeatureMetric, Options
 from wdm_cli.engine.metrics.msssim import fitting_scales
 from wdm_cli.engine.metrics.uncertainty import half_widths
 from wdm_cli.engine.metrics.volumes import Volumes, open_dataset, open_folder
@@ -144,7 +144,7 @@ class Bench:
         of_real, of_cell, of_base = map(self.rows, (self.real, volumes, base or self.reference_volumes))
         found: dict[str, dict[str, float | None]] = {}
         for metric in (WholeKID(), FID(), Spectrum()):
-            rows = Spectrum().kind if metric.describes else NETWORK
+            rows = metric.kind if isinstance(metric, DescribingMetric) else NETWORK
             difference, both = Excess(metric=metric), np.hstack([of_cell[rows], of_base[rows]])
             found[metric.kind] = {
                 "value": difference.score(of_real[rows], both, 0)[metric.kind],
