@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,28 @@ def test_phase_is_ignored_and_a_time_series_skipped(tmp_path: Path) -> None:
     assert "12 different images under one series UID (TemporalPositionIdentifier)" in bad.reasons[0]
 
 
+@pytest.mark.parametrize("tag", ["EchoTime", "AcquisitionNumber"])
+def test_parts_of_a_volume_are_one_case(tmp_path: Path, tag: str) -> None:
+    """Also when a file was copied, so that a place is taken twice."""
+    values = {"EchoTime": (3, 3.001), "AcquisitionNumber": (1, 2)}[tag]
+    mr(every(**{tag: values[0]}), only(*EVEN, **{tag: values[1]}))(tmp_path)
+    shutil.copy(tmp_path / "1-001.dcm", tmp_path / "copy.dcm")
+    (job,) = planned(tmp_path).jobs
+    assert job.prepare().facts["slices"] == SLICES
+    assert any("1 further files at positions already taken" in text for text in job.repairs)
+
+
+def test_two_echoes_keep_apart_under_rounded_tags(tmp_path: Path) -> None:
+    images(tmp_path, {"EchoTime": 3}, {"EchoTime": 6})
+    for path in sorted(tmp_path.glob("*/*"))[::2]:
+        ds = pydicom.dcmread(path)
+        ds.EchoTime += 0.002
+        ds.save_as(path)
+    jobs = planned(tmp_path).jobs
+    assert [len({path.parent for path in job.files}) for job in jobs] == [1, 1]
+    assert [job.prepare().facts["slices"] for job in jobs] == [SLICES, SLICES]
+
+
 def test_a_damaged_file_spoils_every_image_of_its_uid(tmp_path: Path) -> None:
     images(tmp_path / "x", *PARTS["echoes"])
     for path in sorted((tmp_path / "x" / "1").iterdir()):
@@ -215,6 +238,7 @@ def every(**tags: Any) -> Change:
     return only(*range(SLICES), **tags)
 
 
+EVEN = range(0, SLICES, 2)
 ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
 CASES: dict[str, tuple[Build, Policy, str, str]] = {
     "good": (mr(), Policy(), "accepted", ""),
@@ -226,7 +250,12 @@ CASES: dict[str, tuple[Build, Policy, str, str]] = {
     "uneven, resampled": (mr(uneven), Policy(on_irregular="resample"), "repaired", "6 irregular steps resampled"),
     "leaning": (mr(leaning), Policy(), "skipped", "1-001.dcm: slices lean by 7.1°"),
     "untold twins": (twins, Policy(), "skipped", "1-001.dcm lie at the same position with different pixels"),
-    "odd echo": (mr(only(5, EchoTime=99)), Policy(), "skipped", "1-006.dcm: only 1 slices"),
+    "odd echo": (mr(every(EchoTime=3), only(5, EchoTime=99)), Policy(), "skipped", "lie between others .1-006.dcm"),
+    "echoes in turn": (mr(every(EchoTime=3), only(*EVEN, EchoTime=6)), Policy(), "skipped", "UID .EchoTime.: some lie"),
+    "rounded tag": (mr(every(EchoTime=3), only(*EVEN, EchoTime=3.001)), Policy(), "repaired", "^EchoTime not given"),
+    "absent tag": (mr(only(*EVEN, FlipAngle=None)), Policy(), "repaired", "^FlipAngle not given"),
+    "two slabs": (mr(every(EchoTime=3), only(*range(16), EchoTime=6)), Policy(), "repaired", "one of 2 images"),
+    "acquisitions": (mr(every(AcquisitionNumber=1), only(*EVEN, AcquisitionNumber=2)), Policy(), "accepted", ""),
     "slope 0": (mr(every(RescaleSlope=0, RescaleIntercept=0)), Policy(), "skipped", "1-001.dcm: RescaleSlope"),
     "enhanced": (mr(every(SOPClassUID=ENHANCED)), Policy(), "skipped", "1-001.dcm: multi-frame MR"),
     "frames": (mr(every(NumberOfFrames=4)), Policy(), "skipped", "1-001.dcm: multi-frame MR"),

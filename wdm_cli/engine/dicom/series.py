@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from wdm_cli.engine.dicom.geometry import Geometry, is_frame
+from wdm_cli.engine.dicom.grouping import MOST_IMAGES, SAME_DIRECTION, mixed
 from wdm_cli.engine.dicom.headers import Slice
 from wdm_cli.engine.dicom.image import is_localizer, is_phase, kind_problem, unusable_image
 from wdm_cli.engine.errors import ConfigError
@@ -20,8 +20,6 @@ MIN_EXTENT = {"CT": 100.0, "MR": 40.0}  # mm along the normal; less is no chest,
 MAX_TILT = 0.1  # degrees
 MAX_OBLIQUENESS = 20.0  # degrees, of CT; MR is planned at any angle
 MAX_LOCALIZERS = 2
-MOST_IMAGES = 8  # MR images under one UID that become cases; more are a time or diffusion series
-SAME_DIRECTION = 0.02
 AXIAL = "LPS"  # where columns, rows and slices of an ordinary axial series rise
 LONGEST_GAP = 10.0  # mm; nothing bridges more
 MAX_GAP = 3  # slices
@@ -77,39 +75,9 @@ class _Unusable(Exception):
     """Why a series is skipped."""
 
 
-def group(slices: Iterable[Slice]) -> list[list[Slice]]:
-    """Slices by patient and SeriesInstanceUID, wherever their files lie; in a fixed order.
-
-    MR scanners put several images of a place under one UID (echoes, phase, time points, diffusion directions):
-    each becomes a series of its own, so that they are never mixed.
-    """
-    series: dict[tuple[str, str], list[Slice]] = defaultdict(list)
-    for item in slices:
-        series[item.patient, item.series_uid].append(item)
-    return [part for key in sorted(series) for part in _images_of(series[key])]
-
-
-def _images_of(slices: list[Slice]) -> list[list[Slice]]:
-    """Slices of one UID by contrast and, where places are taken more than once, by acquisition."""
-    parts: dict[tuple[str, ...], list[Slice]] = defaultdict(list)
-    for item in slices:
-        parts[item.contrast].append(item)
-    found = []
-    for contrast in sorted(parts):
-        members, numbers = parts[contrast], {item.acquisition for item in parts[contrast]}
-        places = {(item.position, item.orientation) for item in members}
-        if members[0].modality != "MR" or len(places) == len(members) or len(numbers) == 1:
-            found.append(members)
-            continue
-        for number in sorted(numbers, key=str):
-            extra = (*contrast, f"AcquisitionNumber={number}")
-            found.append([replace(item, contrast=extra) for item in members if item.acquisition == number])
-    return found if len(found) <= MOST_IMAGES else [slices]
-
-
 def judge(slices: list[Slice], policy: Policy) -> Series:
     """The verdict on the slices of one series."""
-    first = slices[0]
+    first = min(slices, key=lambda item: item.contrast)
     identity = " ".join((first.series_uid, first.patient, *first.contrast))
     source = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
     joint = "_MR_" if first.modality == "MR" and first.patient.startswith("ADNI") else "-"  # as ADNI names its files
@@ -120,7 +88,7 @@ def judge(slices: list[Slice], policy: Policy) -> Series:
         return replace(base, verdict="ignored", reasons=("MR phase, real or imaginary images",))
     repairs: list[str] = []
     try:
-        _check_one_image(slices)
+        _check_one_image(slices, repairs)
         kept = _without_localizers(slices, repairs)
         _check_images(kept)
         stack = Geometry.of(kept)
@@ -159,13 +127,25 @@ def _thickness(series: Series) -> float:
     return round(series.stack.step, 3)
 
 
-def _check_one_image(slices: list[Slice]) -> None:
-    """What `group` did not tell apart is too much of different images to be cases."""
-    contrasts = [item.contrast for item in slices]
-    if len(set(contrasts)) > 1:
-        names = sorted({part.partition("=")[0] for one in contrasts for part in set(one) ^ set(contrasts[0])})
-        many = f"{len(set(contrasts))} different images under one series UID ({', '.join(names)})"
-        raise _Unusable(f"{slices[0].path.name}: {many}: a time or diffusion series, at most {MOST_IMAGES} are split")
+def _check_one_image(slices: list[Slice], repairs: list[str]) -> None:
+    """What `group` could not tell apart is no case; what it joined is said."""
+    names, differ = mixed(slices)
+    if differ:
+        count = len({item.contrast for item in slices})
+        why = (
+            f"a time or diffusion series, at most {MOST_IMAGES} are split"
+            if count > MOST_IMAGES
+            else f"some lie between others ({_names([_odd_one(slices)])}), so that none is known to be whole"
+        )
+        raise _Unusable(f"{slices[0].path.name}: {count} different images under one series UID ({names}): {why}")
+    if names:
+        repairs.append(f"{names} not given alike in all slices, taken as one image")
+
+
+def _odd_one(slices: list[Slice]) -> Slice:
+    """One of the rarest tags."""
+    rarest = Counter(item.contrast for item in slices).most_common()[-1][0]
+    return next(item for item in slices if item.contrast == rarest)
 
 
 def _without_localizers(slices: list[Slice], repairs: list[str]) -> list[Slice]:
