@@ -18,9 +18,9 @@ import typer
 from command import wdm
 
 from wdm_cli import __version__
-from wdm_cli.cli.about import CITATION
 from wdm_cli.cli.main import app
 from wdm_cli.config import preset_names, resolve
+from wdm_cli.engine.citation import BIBTEX
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(
@@ -253,8 +253,8 @@ def test_the_memory_table_of_the_recipes_is_what_a_dry_run_estimates() -> None:
 def test_citation_names_the_paper_and_this_version() -> None:
     text = (ROOT / "CITATION.cff").read_text()
     assert f"version: {__version__}\n" in text
-    title = re.search(r"title += \{(.*)\},", CITATION)
+    title = re.search(r"title += \{(.*)\},", BIBTEX)
     assert title is not None
     assert title[1].replace("{", "").replace("}", "") in text
-    for name in re.findall(r"(\w+), \w+", re.search(r"author += \{(.*)\}", CITATION)[1]):  # type: ignore[index]
+    for name in re.findall(r"(\w+), \w+", re.search(r"author += \{(.*)\}", BIBTEX)[1]):  # type: ignore[index]
         assert f"family-names: {name}\n" in text

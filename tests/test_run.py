@@ -13,8 +13,9 @@ from small import digest, small, trainer
 
 from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
 from wdm_cli.engine.files import locked
+from wdm_cli.engine.metrics_log import COLUMNS
 from wdm_cli.engine.preset import FieldError, Preset
-from wdm_cli.engine.run import COLUMNS, Resumed, Saved, checkpoint_files, latest_checkpoint, newest_run, train
+from wdm_cli.engine.run import Resumed, Saved, checkpoint_files, latest_checkpoint, newest_run, train
 from wdm_cli.engine.train import TrainStep
 
 

@@ -10,15 +10,8 @@ from typing import Any
 
 from wdm_cli.cli import console
 from wdm_cli.cli.options import JsonOption
+from wdm_cli.engine.citation import BIBTEX
 
-CITATION = """\
-@inproceedings{friedrich2024wdm,
-  title     = {{WDM}: {3D} Wavelet Diffusion Models for High-Resolution Medical Image Synthesis},
-  author    = {Friedrich, Paul and Wolleb, Julia and Bieder, Florentin and Durrer, Alicia and Cattin, Philippe C.},
-  booktitle = {MICCAI Workshop on Deep Generative Models},
-  pages     = {11--21},
-  year      = {2024}
-}"""
 EXTRAS = {"tb": "tensorboard", "wandb": "wandb", "hub": "huggingface_hub", "fastmri": "h5py"}
 """The extras of pyproject.toml that a user may want -> the module that each brings."""
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -188,4 +181,4 @@ def folder_bytes(folder: Path) -> int:
 
 def cite() -> None:
     """The paper to cite, as BibTeX."""
-    console.answer(CITATION)
+    console.answer(BIBTEX)

@@ -16,6 +16,7 @@ from wdm_cli.cli import (
     evaluate,
     preprocess,
     presets,
+    report,
     sample,
     split,
     train,
@@ -39,6 +40,7 @@ app.command()(verify.verify)
 app.add_typer(presets.app, name="presets")
 app.add_typer(config.app, name="config")
 app.add_typer(evaluate.app, name="eval")
+app.command()(report.report)
 app.add_typer(weights.app, name="weights")
 app.command()(bench.bench)
 app.command()(about.doctor)

@@ -71,7 +71,7 @@ def open_trackers(names: list[str], run: Path, settings: dict[str, Any], step: i
 
 def scalars(record: TrainStep) -> dict[str, float]:
     """What a listener gets of a step."""
-    from wdm_cli.engine.run import BANDS
+    from wdm_cli.engine.metrics_log import BANDS
 
     bands = {f"loss/{band}": value for band, value in zip(BANDS, record.bands, strict=True)}
     return {

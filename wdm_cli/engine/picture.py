@@ -64,7 +64,7 @@ def mosaic(groups: Sequence[Group], window: tuple[float, float], caption: str = 
         picture.paste(block, spot)
     draw = ImageDraw.Draw(picture)
     for number, line in enumerate(lines):
-        draw.text((MARGIN, height + 8 + number * (TEXT + 3)), line, fill=FAINT, font=_font(SMALL + 1))
+        draw.text((MARGIN, height + 8 + number * (TEXT + 3)), line, fill=FAINT, font=font(SMALL + 1))
     return picture
 
 
@@ -101,17 +101,25 @@ def _group(group: Group, window: tuple[float, float], tile: int) -> Image.Image:
     title = _fitted(group.title, label + columns * (tile + GAP), TEXT)
     image = Image.new("RGB", (label + columns * (tile + GAP) - GAP, HEADING - TEXT + rows * block_height), BACKGROUND)
     draw = ImageDraw.Draw(image)
-    draw.text((label, 0), title, fill=INK, font=_font(TEXT))
+    draw.text((label, 0), title, fill=INK, font=font(TEXT))
     names = list(group.names) + [""] * (len(group.volumes) - len(group.names))
     for index, (volume, name) in enumerate(zip(group.volumes, names, strict=True)):
         left = label + index % columns * (tile + GAP)
         top = HEADING - TEXT + index // columns * block_height
-        draw.text((left, top), _fitted(name, tile - GAP, SMALL), fill=FAINT, font=_font(SMALL))
+        draw.text((left, top), _fitted(name, tile - GAP, SMALL), fill=FAINT, font=font(SMALL))
         for row, plane in enumerate(_tiles(volume, window, tile)):
             spot = (left, top + TEXT + row * (tile + GAP))
             image.paste(plane, spot)
             if index % columns == 0:
                 _upwards(image, PLANES[row], (0, spot[1]), tile)
+    return image
+
+
+def strip(volume: Volume, window: tuple[float, float], tile: int) -> Image.Image:
+    """The three planes of a volume side by side, in grey: a thumbnail of 3 × tile by tile pixels."""
+    image = Image.new("L", (3 * tile, tile))
+    for index, plane in enumerate(_tiles(volume, window, tile)):
+        image.paste(plane.convert("L"), (index * tile, 0))
     return image
 
 
@@ -129,7 +137,7 @@ def _tiles(volume: Volume, window: tuple[float, float], tile: int) -> list[Image
         square.paste(shown, ((tile - size[0]) // 2, (tile - size[1]) // 2))
         left, right = ("A", "P") if name == "sagittal" else ("R", "L")
         draw = ImageDraw.Draw(square)
-        look: dict[str, Any] = {"fill": FAINT, "font": _font(SMALL), "stroke_width": 2, "stroke_fill": (0, 0, 0)}
+        look: dict[str, Any] = {"fill": FAINT, "font": font(SMALL), "stroke_width": 2, "stroke_fill": (0, 0, 0)}
         draw.text((3, tile // 2), left, anchor="lm", **look)
         draw.text((tile - 3, tile // 2), right, anchor="rm", **look)
         tiles.append(square)
@@ -138,19 +146,25 @@ def _tiles(volume: Volume, window: tuple[float, float], tile: int) -> list[Image
 
 def _upwards(image: Image.Image, text: str, spot: tuple[int, int], length: int) -> None:
     strip = Image.new("RGB", (length, SMALL + 4), BACKGROUND)
-    ImageDraw.Draw(strip).text((length // 2, 0), text, fill=FAINT, font=_font(SMALL), anchor="ma")
+    ImageDraw.Draw(strip).text((length // 2, 0), text, fill=FAINT, font=font(SMALL), anchor="ma")
     image.paste(strip.transpose(Image.Transpose.ROTATE_90), spot)
 
 
-def _font(size: int) -> Font:
+def font(size: int) -> Font:
+    """The typeface that comes with Pillow."""
     return ImageFont.load_default(size)
+
+
+def printable(text: str) -> str:
+    """Text in the signs that the typeface has."""
+    return text.translate(NOT_IN_FONT)
 
 
 def _fitted(text: str, width: int, size: int) -> str:
     """Text shortened in its middle, where names differ least, until it fits."""
-    short = text = text.translate(NOT_IN_FONT)
-    font, kept = _font(size), len(text)
-    while kept > 3 and font.getlength(short) > width:
+    short = text = printable(text)
+    typeface, kept = font(size), len(text)
+    while kept > 3 and typeface.getlength(short) > width:
         kept -= 1
         short = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
     return short
@@ -159,9 +173,9 @@ def _fitted(text: str, width: int, size: int) -> str:
 def _wrapped(text: str, width: int) -> list[str]:
     """Text in lines that fit."""
     lines = [""]
-    for word in text.translate(NOT_IN_FONT).split(" "):
+    for word in printable(text).split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and _font(SMALL + 1).getlength(longer) > width:
+        if lines[-1] and font(SMALL + 1).getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -1,0 +1,158 @@
+"""wdm report: one HTML file that tells the story of a run and its samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wdm_cli.cli import console
+from wdm_cli.cli.evaluate_options import HeldOutOption, IntensityOption
+from wdm_cli.cli.evaluate_show import follow
+
+if TYPE_CHECKING:
+    from wdm_cli.engine.metrics.report import Report
+    from wdm_cli.engine.metrics.volumes import Volumes
+    from wdm_cli.engine.report import Run, Samples
+
+NAME = "report.html"
+SCORES = "eval.json"
+
+
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="A run folder, a folder of samples, or both.", show_default=False)
+    ],
+    real: Annotated[
+        Path | None, typer.Option("--real", help="Real volumes to set beside. Default: the run's training data.")
+    ] = None,
+    no_real: Annotated[
+        bool, typer.Option("--no-real", help="Show no real volumes, as for a page to give away.")
+    ] = False,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--eval", help="Result of `wdm eval --out`. Repeatable. Default: eval.json in or beside the samples."
+        ),
+    ] = None,
+    steps: Annotated[
+        Path | None, typer.Option("--steps", help="steps.json of benchmarks/steps.py: quality over sampling steps.")
+    ] = None,
+    held_out: HeldOutOption = None,
+    intensity: IntensityOption = None,
+    show: Annotated[int, typer.Option("--show", min=1, max=24, help="Volumes of each side to show.")] = 4,
+    most: Annotated[
+        int, typer.Option("--most", min=2, help="Volumes of each side that are averaged and scored here.")
+    ] = 64,
+    neighbours: Annotated[
+        bool,
+        typer.Option("--neighbours/--no-neighbours", help="Find the nearest real volumes (reads all of them once)."),
+    ] = True,
+    viewer: Annotated[
+        bool, typer.Option("--viewer/--no-viewer", help="Put a 3D viewer into the page (1.1 MB).")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", help=f"The file to write. Default: {NAME} in the first folder.")
+    ] = None,
+) -> None:
+    """One HTML file that shows how a model was trained, how its samples look and score. It opens without a network."""
+    from wdm_cli.cli.train_data import cache_folder
+    from wdm_cli.engine.curves import read_steps
+    from wdm_cli.engine.errors import ConfigError
+    from wdm_cli.engine.files import write_text
+    from wdm_cli.engine.report import Settings, build
+
+    if real and no_real:
+        raise ConfigError("--real and --no-real exclude each other")
+    run, samples = open_folders(folders, intensity)
+    beside = None if no_real or samples is None else open_beside(real, run, samples, intensity)
+    if beside is None and held_out is not None:
+        raise ConfigError("--held-out says which real volumes were not trained on, and there are none here")
+    train, unseen = divided(held_out, beside)
+    found = find_scores(scores, samples)
+    settings = Settings(show=show, most=most, neighbours=neighbours, viewer=viewer, cache_dir=cache_folder())
+    measured = read_steps(steps) if steps else None
+    text = follow(build(run, samples, train, found, measured, unseen, settings))
+    path = out or folders[0] / NAME
+    write_text(path, text)
+    console.note(f"{len(text.encode()) / 1e6:.1f} MB; open it in a browser, it needs no network")
+    console.answer(str(path))
+
+
+def open_folders(folders: list[Path], intensity: str | None) -> tuple[Run | None, Samples | None]:
+    """What the folders are: a run, samples, or both; the run of samples is found by itself."""
+    from wdm_cli.engine.errors import ConfigError, DataError
+    from wdm_cli.engine.metrics.volumes import Intensity
+    from wdm_cli.engine.report import is_run, read_run, read_samples
+
+    runs = [folder for folder in folders if is_run(folder)]
+    others = [folder for folder in folders if folder not in runs]
+    if len(runs) > 1 or len(others) > 1:
+        raise ConfigError(
+            f"{len(folders)} folders: a report is of one run and one folder of samples",
+            hint="write a report for each, and compare scores with `wdm eval compare`",
+        )
+    for folder in others:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+    samples = read_samples(others[0], Intensity(intensity) if intensity else None) if others else None  # type: ignore[arg-type]
+    if not runs and samples is not None and samples.run is not None:
+        console.note(f"made by the run {samples.run}")
+        runs = [samples.run]
+    run = read_run(runs[0]) if runs else None
+    if samples is None:
+        console.note("no samples given, so the report is of the training alone: wdm report RUN SAMPLES shows both")
+    return run, samples
+
+
+def open_beside(real: Path | None, run: Run | None, samples: Samples, intensity: str | None) -> Volumes | None:
+    """Real volumes: the named ones, or the training data. Raw ones are read as the model's preset reads its data."""
+    from wdm_cli.engine.errors import DataError
+    from wdm_cli.engine.metrics.volumes import open_dataset, open_folder, recorded_intensity
+
+    preset = samples.preset or (run.preset if run else None)
+    chosen = real or (run.data if run else None)
+    if chosen is None:
+        return None
+    if real is None:
+        console.note(f"real volumes: the training data, {chosen} (--real DIR takes others, --no-real none)")
+    finished = intensity is not None or recorded_intensity(chosen) is not None
+    if preset is None or finished:
+        return open_folder(chosen, samples.volumes.intensity if intensity else recorded_intensity(chosen))
+    try:
+        return open_dataset(chosen, preset.data)
+    except DataError as error:
+        if real is not None:
+            raise
+        console.warn(f"no real volumes shown: {error.what}")
+        return None
+
+
+def divided(held_out: Path | None, real: Volumes | None) -> tuple[Volumes | None, Volumes | None]:
+    from wdm_cli.cli.evaluate_folders import open_held_out
+
+    return open_held_out(held_out, real) if real is not None else (None, None)
+
+
+def find_scores(named: list[Path] | None, samples: Samples | None) -> list[Report]:
+    """Results of `wdm eval` of these very samples."""
+    from wdm_cli.engine.errors import ConfigError, DataError
+    from wdm_cli.engine.metrics.report import read_report
+
+    if samples is None:
+        if named:
+            raise ConfigError("--eval holds scores of samples, and no samples are given", hint="wdm report RUN SAMPLES")
+        return []
+    root = samples.volumes.root
+    paths = named or [path for path in (root / SCORES, root.parent / SCORES) if path.is_file()][:1]
+    found = []
+    for path in paths:
+        report = read_report(path)
+        if (report.protocol.get("fake") or {}).get("files_sha256") == samples.volumes.files_sha256:
+            found.append(report)
+        elif named:
+            raise DataError(f"{path}: scores of other files than those in {root}", hint="evaluate these samples again")
+        else:
+            console.warn(f"{path}: scores of other files than those in {root}; left out")
+    return found

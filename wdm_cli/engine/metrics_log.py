@@ -1,0 +1,111 @@
+"""metrics.csv of a run: losses over the steps, written while training and read for curves."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wdm_cli.engine.errors import DataError, ResourceError
+from wdm_cli.engine.files import write_error, write_text
+from wdm_cli.engine.train import TrainStep
+
+BANDS = ("LLL", "LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH")
+COLUMNS = ("step", "loss", *(f"loss_{band}" for band in BANDS), "grad_norm", "lr", "seconds", "skipped")
+
+
+def read_metrics(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Columns by name, [n] each; empty ones while nothing is logged yet. Lines that a kill left unfinished are dropped.
+
+    Raises:
+        DataError: the file is there but cannot be read.
+    """
+    rows: list[list[float]] = []
+    try:
+        with path.open(newline="", errors="replace") as file:
+            for cells in csv.reader(file):
+                with contextlib.suppress(ValueError):  # the header, half a line
+                    if len(cells) == len(COLUMNS):
+                        rows.append([float(cell) for cell in cells])
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    table = np.array(rows, np.float64).reshape(-1, len(COLUMNS))
+    return {name: table[:, index] for index, name in enumerate(COLUMNS)}
+
+
+class MetricsLog:
+    """metrics.csv: a row every `log_every` steps, means over the steps since the last row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[TrainStep] = []
+
+    def __enter__(self) -> MetricsLog:
+        try:
+            new = not self.path.exists()
+            self.file = self.path.open("a", newline="")
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self.writer = csv.writer(self.file)
+        if new:
+            self.writer.writerow(COLUMNS)
+        return self
+
+    def __exit__(self, kind: type | None, *exception: object) -> None:
+        try:
+            self.flush()
+        except ResourceError:
+            if kind is None:  # else the first error is the one to show
+                raise
+        finally:
+            with contextlib.suppress(OSError):
+                self.file.close()
+
+    def add(self, record: TrainStep, every: int) -> None:
+        self.records.append(record)
+        if record.step % every == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.records:
+            return
+        good = [r for r in self.records if not r.skipped]
+        count, last = max(1, len(good)), self.records[-1]
+        bands = [sum(r.bands[i] for r in good) / count for i in range(len(BANDS))]
+        row: list[Any] = [sum(bands) / len(BANDS), *bands, sum(r.grad_norm for r in good) / count]
+        seconds = sum(r.seconds for r in self.records) / len(self.records)
+        cells = [
+            last.step,
+            *(f"{v:.6g}" for v in row),
+            f"{last.lr:.6g}",
+            f"{seconds:.4f}",
+            len(self.records) - len(good),
+        ]
+        try:
+            if not self.path.exists():  # somebody removed the folder: what follows is kept at least
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.file.close()
+                self.__enter__()
+            self.writer.writerow(cells)
+            self.file.flush()
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self.records = []
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drop the rows beyond `step`, whose steps will be taken again, and what a kill left half written."""
+    if not path.exists():
+        return
+    with path.open(newline="", errors="replace") as file:
+        rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdecimal()]
+    text = io.StringIO()
+    csv.writer(text).writerows([COLUMNS, *(row for row in rows if int(row[0]) <= step)])
+    write_text(path, text.getvalue())

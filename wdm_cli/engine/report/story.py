@@ -1,0 +1,112 @@
+"""What a run folder and a folder of samples say of themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wdm_cli.engine.errors import ConfigError, DataError
+from wdm_cli.engine.metrics.volumes import Intensity, Volumes, open_folder
+from wdm_cli.engine.metrics_log import read_metrics
+from wdm_cli.engine.preset import Preset, from_dict
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: run.json, the preset in it, and the columns of metrics.csv."""
+
+    folder: Path
+    about: dict[str, Any]
+    preset: Preset
+    metrics: dict[str, NDArray[np.float64]]
+
+    @property
+    def step(self) -> int:
+        """The last step that was logged or saved."""
+        logged = int(self.metrics["step"][-1]) if len(self.metrics["step"]) else 0
+        return max([logged, *(number(path) for path in (self.folder / "checkpoints").glob("step_*.pt"))])
+
+    @property
+    def preview(self) -> Path | None:
+        """The newest picture of samples."""
+        return max((self.folder / "previews").glob("step_*.png"), key=number, default=None)
+
+    @property
+    def data(self) -> Path | None:
+        """The folder of training volumes, if it is where it was."""
+        folder = self.preset.data.dir
+        return Path(folder) if folder and Path(folder).is_dir() else None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated volumes and their run.json; volumes of another tool have none."""
+
+    volumes: Volumes
+    about: dict[str, Any]
+    preset: Preset | None
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What decides their voxels: checkpoint, sampler, steps, seed, …"""
+        return dict(self.about.get("protocol") or {})
+
+    @property
+    def run(self) -> Path | None:
+        """The run whose checkpoint made them, if it is where it was."""
+        checkpoint = self.about.get("checkpoint")
+        folder = Path(checkpoint).parent.parent if checkpoint else None
+        return folder if folder is not None and is_run(folder) else None
+
+
+def number(path: Path) -> int:
+    """The step in a file's name."""
+    found = re.search(r"(\d+)", path.name)
+    return int(found[1]) if found else 0
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder was written by `wdm train`."""
+    return (folder / "run.json").is_file() and ((folder / "checkpoints").is_dir() or (folder / "metrics.csv").is_file())
+
+
+def read_run(folder: Path) -> Run:
+    """A run folder.
+
+    Raises:
+        DataError: run.json is damaged or not of a training.
+    """
+    about, preset = _about(folder)
+    if preset is None:
+        raise DataError(f"{folder / 'run.json'}: states no preset", hint="only `wdm train` writes run folders")
+    return Run(folder, about, preset, read_metrics(folder / "metrics.csv"))
+
+
+def read_samples(folder: Path, intensity: Intensity | None = None) -> Samples:
+    """A folder of generated volumes.
+
+    Raises:
+        DataError: fewer than two volumes, or of different shapes, or run.json is damaged.
+    """
+    about, preset = _about(folder) if (folder / "run.json").is_file() else ({}, None)
+    return Samples(open_folder(folder, intensity), about, preset)
+
+
+def _about(folder: Path) -> tuple[dict[str, Any], Preset | None]:
+    path = folder / "run.json"
+    try:
+        about = dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: damaged: {error}", hint="restore it from a backup") from error
+    try:
+        return about, from_dict(about["preset"], origin=str(path)) if "preset" in about else None
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: its preset cannot be read: {error}", why="another version of wdm wrote it") from error
