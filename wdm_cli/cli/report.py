@@ -73,10 +73,12 @@ def report(
     found = find_scores(scores, samples)
     settings = Settings(show=show, most=most, neighbours=neighbours, viewer=viewer, cache_dir=cache_folder())
     measured = read_steps(steps) if steps else None
-    text = follow(build(run, samples, train, found, measured, unseen, settings))
+    page = follow(build(run, samples, train, found, measured, unseen, settings))
     path = out or folders[0] / NAME
-    write_text(path, text)
-    console.note(f"{len(text.encode()) / 1e6:.1f} MB; open it in a browser, it needs no network")
+    write_text(path, page.text)
+    if run is not None and page.memorization is not None and beside is not None and same(run.data, beside.root):
+        tell_card(run.folder, page.memorization)
+    console.note(f"{len(page.text.encode()) / 1e6:.1f} MB; open it in a browser, it needs no network")
     console.answer(str(path))
 
 
@@ -129,7 +131,26 @@ def open_beside(real: Path | None, run: Run | None, samples: Samples, intensity:
         return None
 
 
+def same(one: Path | None, other: Path) -> bool:
+    return one is not None and one.resolve() == other.resolve()
+
+
+def tell_card(run: Path, found: Report) -> None:
+    """What was found of copies of the training volumes belongs into the model card, too."""
+    from wdm_cli.engine.errors import ResourceError
+    from wdm_cli.engine.files import write_json
+    from wdm_cli.engine.model_card import MEMORIZATION, NAME, write_card
+
+    try:
+        write_json(run / MEMORIZATION, found.to_dict())
+        if not write_card(run):
+            console.note(f"{run / NAME} was changed by hand and is left as it is; the result is in {MEMORIZATION}")
+    except ResourceError as error:
+        console.warn(f"{NAME} is not brought up to date: {error.what}")
+
+
 def divided(held_out: Path | None, real: Volumes | None) -> tuple[Volumes | None, Volumes | None]:
+    """Real volumes that were trained on, and those that were not."""
     from wdm_cli.cli.evaluate_folders import open_held_out
 
     return open_held_out(held_out, real) if real is not None else (None, None)

@@ -210,6 +210,8 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
                     tracker.add(record.step, scalars(record))
             if record.step % settings.preview_every == 0:
                 write_preview(trainer, run)
+    if trackers is not None:
+        write_card_and_progress(run)
 
 
 def describe(record: TrainStep, device: torch.device) -> str:
@@ -246,10 +248,22 @@ def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
     write_text(run / "preset.toml", to_toml(resolved.preset.to_dict()))
 
 
+def write_card_and_progress(run: Path) -> None:
+    """MODEL_CARD.md as it stands, unless somebody has made it theirs, and progress.png."""
+    from wdm_cli.engine.curves import draw_progress
+    from wdm_cli.engine.model_card import NAME, write_card
+    from wdm_cli.engine.report import read_run
+
+    draw_progress(run, read_run(run).preview)
+    if not write_card(run):
+        console.note(f"{run / NAME} was changed by hand and is left as it is")
+
+
 def write_preview(trainer: Trainer, run: Path) -> None:
-    """A picture of samples from the EMA weights, with the same noise every time."""
+    """A picture of samples from the EMA weights, with the same noise every time; and the curves so far with it."""
     import dataclasses
 
+    from wdm_cli.engine.curves import draw_progress
     from wdm_cli.engine.generate import Sample, generate
     from wdm_cli.engine.picture import save_png
     from wdm_cli.engine.samples import preview
@@ -259,4 +273,6 @@ def write_preview(trainer: Trainer, run: Path) -> None:
     made = generate(trainer.ema, preset, range(PREVIEW_VOLUMES), precision=preset.train.precision)
     volumes = [record.volume for record in made if isinstance(record, Sample)]
     caption = f"step {trainer.step:,}, EMA weights, {steps} sampling steps, seeds 0 and 1"
-    save_png(run / "previews" / f"step_{trainer.step:07d}.png", preview(preset, volumes, trainer.affine, caption))
+    path = run / "previews" / f"step_{trainer.step:07d}.png"
+    save_png(path, preview(preset, volumes, trainer.affine, caption))
+    draw_progress(run, path)

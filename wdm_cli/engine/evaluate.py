@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CLOSEST = 5  # pairs named in a report of memorisation
 
-__all__ = ["Options", "fid", "finish", "memorization", "msssim", "run", "run_all", "share"]
+__all__ = ["Options", "fid", "finish", "memorization", "msssim", "run", "run_all", "share", "without_network"]
 
 
 def fid(real: str | Path, fake: str | Path, extractor: Extractor, options: Options = DEFAULTS) -> Report:
@@ -135,6 +135,18 @@ def run_all(
     if real is not None:
         check_pair(real, fake)
     report = yield from run(metrics, fake, real, extractor, options)
+    return dataclasses.replace(report, warnings=(*left_out, *report.warnings))
+
+
+def without_network(fake: Volumes, real: Volumes, options: Options = DEFAULTS, *, pairs: int = 200) -> Steps[Report]:
+    """The scores that need no features of a network: MS-SSIM over at most so many pairs, intensities, spectrum."""
+    scales = max(1, min(5, fitting_scales(fake.shape)))
+    metrics = [
+        MSSSIM(scales=scales, pairs=pairs),
+        *(metric() for metric in METRICS if issubclass(metric, DescribingMetric)),
+    ]
+    fitting, left_out = split_fitting(metrics, real, fake)
+    report = yield from run(fitting, fake, real, None, options)
     return dataclasses.replace(report, warnings=(*left_out, *report.warnings))
 
 

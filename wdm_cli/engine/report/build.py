@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -18,6 +19,16 @@ from wdm_cli.engine.report.story import Run, Samples
 MOST_BYTES = 6_000_000  # of a page with up to EIGHT volumes; more volumes get more
 EIGHT = 8
 DEFAULTS = Settings()
+
+
+@dataclass(frozen=True)
+class Page:
+    """The HTML, and what was found of copies of the real volumes, if it was looked for."""
+
+    text: str
+    memorization: Report | None
+
+
 PRIVATE = "this page shows real volumes and the names of their files: pass it on only as the data may be passed on"
 
 
@@ -29,7 +40,7 @@ def build(
     steps: dict[str, Any] | None = None,
     held_out: Volumes | None = None,
     settings: Settings = DEFAULTS,
-) -> Steps[str]:
+) -> Steps[Page]:
     """The page as one HTML text that needs nothing else.
 
     Args:
@@ -43,7 +54,7 @@ def build(
     """
     draft = Draft(settings)
     if samples is not None:
-        yield from compare(draft, samples.volumes, real, scores, held_out)
+        scores = yield from compare(draft, samples.volumes, real, scores, held_out)
     if run is not None:
         origin.training(draft, run)
     if steps is not None:
@@ -52,10 +63,10 @@ def build(
     origin.provenance(draft, run, samples)
     if samples is not None and real is not None:
         draft.warnings.append(PRIVATE)
-    return _page(draft, run, samples, real)
+    return Page(_html(draft, run, samples, real), draft.memorization)
 
 
-def _page(draft: Draft, run: Run | None, samples: Samples | None, real: Volumes | None) -> str:
+def _html(draft: Draft, run: Run | None, samples: Samples | None, real: Volumes | None) -> str:
     preset = run.preset if run else samples.preset if samples else None
     name = preset.name if preset else samples.volumes.root.name if samples else ""
     head = f'<header><h1>{escape(name)}</h1><div class="badge">{escape(methods.NOT_CLINICAL)}</div></header>'

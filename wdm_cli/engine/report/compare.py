@@ -10,11 +10,9 @@ from wdm_cli.engine import evaluate
 from wdm_cli.engine.chart import Chart, Line, svg
 from wdm_cli.engine.data.inventory import stem
 from wdm_cli.engine.data.volume import Volume
-from wdm_cli.engine.metrics import MSSSIM, Histogram, Spectrum
-from wdm_cli.engine.metrics.checks import check_pair, split_fitting
+from wdm_cli.engine.metrics.checks import check_pair
 from wdm_cli.engine.metrics.memorization import BLIND
 from wdm_cli.engine.metrics.metric import Options, Steps
-from wdm_cli.engine.metrics.msssim import fitting_scales
 from wdm_cli.engine.metrics.report import Report
 from wdm_cli.engine.metrics.sanity import inspect
 from wdm_cli.engine.metrics.volumes import Volumes
@@ -22,7 +20,6 @@ from wdm_cli.engine.report import look, methods, page
 from wdm_cli.engine.report.draft import Draft
 from wdm_cli.engine.report.look import Window
 
-PAIRS = 200  # of MS-SSIM where the report scores by itself
 PAIRS_SHOWN = 4
 FINDINGS_SHOWN = 10
 FLOORS = (
@@ -41,11 +38,14 @@ READ_MEANS = (
 
 def compare(
     draft: Draft, made: Volumes, real: Volumes | None, scores: Sequence[Report], held_out: Volumes | None
-) -> Steps[None]:
+) -> Steps[list[Report]]:
     """All sections about the samples.
 
     Args:
         scores: results of `wdm eval`; without any, the scores that need no network are computed here.
+
+    Returns:
+        The scores that are shown.
     """
     settings = draft.settings
     if real is not None:
@@ -62,10 +62,11 @@ def compare(
     yield from _averages(draft, some, some_real, windows[0])
     reports = list(scores)
     if not reports and some_real is not None:
-        reports = [(yield from _score(draft, some, some_real))]
+        reports = [(yield from evaluate.without_network(some, some_real, Options(cache_dir=settings.cache_dir)))]
     _scores(draft, reports)
     if real is not None and settings.neighbours:
         yield from _nearest(draft, some, real, held_out, windows[0])
+    return reports
 
 
 def _first(volumes: Volumes, most: int) -> Volumes:
@@ -141,14 +142,6 @@ def _averages(draft: Draft, made: Volumes, real: Volumes | None, window: Window)
     draft.sections.append(page.section("Means and histograms", page.box("pair", [page.box("", figures), chart]), note))
 
 
-def _score(draft: Draft, made: Volumes, real: Volumes) -> Steps[Report]:
-    """The scores that need no network."""
-    scales = max(1, min(5, fitting_scales(made.shape)))
-    metrics, left_out = split_fitting([MSSSIM(scales=scales, pairs=PAIRS), Histogram(), Spectrum()], real, made)
-    draft.warnings += left_out
-    return (yield from evaluate.run(metrics, made, real, None, Options(cache_dir=draft.settings.cache_dir)))
-
-
 def _scores(draft: Draft, reports: Sequence[Report]) -> None:
     """Every score with its interval, its floor and how to read it, and below the protocol."""
     parts = []
@@ -200,7 +193,8 @@ def _nearest(draft: Draft, made: Volumes, real: Volumes, held_out: Volumes | Non
         )
     note = (
         f"{len(made):,} synthetic against {len(real):,} real volumes by correlation at low resolution; threshold from "
-        f"{found.thresholds_from}. {BLIND}."
+        f"{found.thresholds_from}. {BLIND[0].upper()}{BLIND[1:]}."
     )
+    draft.memorization = report
     table = page.table(rows, ("score", "value", "how to read it"))
     draft.sections.append(page.section("Nearest real volumes", table, *figures, page.paragraph(note, "note")))

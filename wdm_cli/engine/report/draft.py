@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wdm_cli.engine.data.volume import Volume
+from wdm_cli.engine.metrics.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +27,10 @@ class Settings:
 
 @dataclass
 class Draft:
-    """shown: volumes in [0, 1] for the viewer, with the names that the page gives them."""
+    """shown: volumes in [0, 1] for the viewer, with the names that the page gives them. memorization: if looked for."""
 
     settings: Settings
     sections: list[str] = field(default_factory=list)
     shown: list[tuple[str, Volume]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    memorization: Report | None = None

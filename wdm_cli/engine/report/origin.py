@@ -75,7 +75,10 @@ def provenance(draft: Draft, run: Run | None, samples: Samples | None) -> None:
         argv = [str(part) for part in about.get("argv") or []]
         rows += [
             (f"{name} command", shlex.join([Path(argv[0]).name, *argv[1:]]) if argv else "not recorded"),
-            (f"{name} on", ", ".join(f"{key} {about.get(key)}" for key in ("device", "started", "commit"))),
+            (
+                f"{name} on",
+                ", ".join(f"{key} {about.get(key)}" for key in ("device", "started", "commit") if about.get(key)),
+            ),
             (f"{name} with", ", ".join(f"{key} {value}" for key, value in (about.get("versions") or {}).items())),
         ]
     if samples is not None:

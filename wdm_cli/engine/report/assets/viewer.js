@@ -19,7 +19,7 @@
     script.textContent = new TextDecoder().decode(await unzipped("niivue"));
     document.head.append(script);
     const viewer = new niivue.Niivue({
-      backColor: [0.06, 0.07, 0.09, 1], crosshairWidth: 0.4, crosshairColor: [0.85, 0.51, 0.17, 0.8],
+      backColor: [0.06, 0.07, 0.09, 1], crosshairWidth: 0.15, multiplanarLayout: 2, multiplanarShowRender: 1, crosshairColor: [0.85, 0.51, 0.17, 0.8],
       isRadiologicalConvention: true, dragAndDropEnabled: false, show3Dcrosshair: true, logLevel: "error",
       onLocationChange: (place) => { byId("viewer-value").textContent = place.string; },
     });
