@@ -3,6 +3,7 @@
 import hashlib
 import io
 import urllib.error
+from types import SimpleNamespace
 
 import pytest
 from test_cli_eval import invoke
@@ -73,6 +74,20 @@ def test_a_broken_connection_continues_where_it_stopped(tmp_path):
     server = Server()
     finish(download(RELEASE, tmp_path, server))
     assert server.requests == ["bytes=2000000-"]
+    assert verify(RELEASE, tmp_path) == SHA
+
+
+def test_too_little_space_is_said_before_the_first_byte_and_what_is_here_counts(tmp_path, monkeypatch):
+    with pytest.raises(ResourceError):
+        finish(download(RELEASE, tmp_path, Server(stop_after=2_000_000)))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(ResourceError, match="it needs 3 MB, 1 MB are free") as error:
+        finish(download(RELEASE, tmp_path, Server()))
+    assert "WDM_CACHE_DIR" in error.value.hint
+    (partial,) = tmp_path.rglob("net.pth")
+    assert partial.stat().st_size == 2_000_000
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3_120_000))
+    finish(download(RELEASE, tmp_path, Server()))
     assert verify(RELEASE, tmp_path) == SHA
 
 
