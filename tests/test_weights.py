@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import urllib.error
 from types import SimpleNamespace
 
@@ -150,8 +151,21 @@ def test_offline_exits_5_naming_the_page(offline):
     assert (code, "is not here" in err) == (5, True)
     code, out, _ = invoke("weights", "list")
     assert code == 0
-    assert "medicalnet_resnet50\tnot here\tMIT" in out
+    assert "medicalnet_resnet50\tnot here\tMIT\twdm eval\t" in out
+    assert "cwdm_t1\tnot here\tMIT\tno preset yet\t" in out
     assert invoke("weights", "get", "nonsense")[0] == 2
+
+
+def test_what_no_command_runs_is_said_before_it_is_fetched(offline, tmp_path):
+    idle = {name for name, release in registry().items() if not release.run_by}
+    assert idle == {"cwdm_t1", "cwdm_t1ce", "cwdm_t2", "cwdm_flair"}
+    listed = json.loads(invoke("weights", "list", "--json")[1])
+    assert {entry["name"] for entry in listed if not entry["run_by"]} == idle
+    (tmp_path / "t1_gen.pt").write_bytes(b"weights")
+    for words in (("get", "cwdm_t1"), ("import", tmp_path / "t1_gen.pt")):
+        assert "warning: nothing in wdm runs cwdm_t1" in invoke("weights", *words)[2]
+    for words in (("get", "cwdm_t1"), ("get", "medicalnet_resnet10"), ("get", "brats_unet_128")):
+        assert ("nothing in wdm runs" in invoke("weights", *words)[2]) == (words[1] in idle)
 
 
 def test_medicalnet_by_hand_then_by_name(offline, tmp_path):

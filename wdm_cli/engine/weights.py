@@ -46,6 +46,13 @@ class Release:
         return f"https://huggingface.co/{self.repo}/resolve/main/{self.file}"
 
     @property
+    def run_by(self) -> str:
+        """The command that runs it; empty if none does, because no preset has its network."""
+        if self.preset is not None:
+            return "wdm sample"
+        return "wdm eval" if self.name.startswith("medicalnet") else ""
+
+    @property
     def page(self) -> str:
         """Where a person finds it."""
         return f"https://huggingface.co/{self.repo}"
