@@ -56,7 +56,11 @@ def atomic_publish(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of an output folder; the kernel drops the lock when the process ends."""
+    """Keep a second run out of an output folder; the kernel drops the lock when the process ends.
+
+    Raises:
+        ResourceError: another process holds it, or the folder cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")

@@ -161,7 +161,7 @@ TABLES: dict[str, tuple[type[Any], ...]] = {
 
 
 def table_class(table: str, kind: object = None) -> type[Any]:
-    """The settings class of a table; without a kind the first of the registry."""
+    """The settings class of a table; without a kind the first of the registry. ConfigError if no kind is named so."""
     classes = TABLES[table]
     if kind is None:
         return classes[0]

@@ -158,7 +158,7 @@ class Dataset(ABC):
         return self.prepare(path).volume
 
     def prepare(self, path: Path) -> Prepared:
-        """`load`, and what was done to make the volume."""
+        """`load`, and what was done to make the volume; raises as `load` does."""
         import nibabel as nib
 
         from wdm_cli.engine.data.transforms import fit
