@@ -41,9 +41,9 @@ from wdm_cli.engine.generate import Sample, generate
 from wdm_cli.engine.metrics import FID, KID, MSSSIM, Spectrum
 from wdm_cli.engine.metrics.extractor import Extractor, load_extractor
 from wdm_cli.engine.metrics.features import NETWORK, extract, metric_source, network_source
-from wdm_cli.engine.metrics.kid import cubic_kernel, mmd2
 from wdm_cli.engine.metrics.metric import DescribingMetric, FeatureMetric, Options
 from wdm_cli.engine.metrics.msssim import fitting_scales
+from wdm_cli.engine.metrics.pairwise import cubic_kernel, mmd2
 from wdm_cli.engine.metrics.uncertainty import half_widths
 from wdm_cli.engine.metrics.volumes import Volumes, open_dataset, open_folder
 from wdm_cli.engine.preset import Preset

@@ -134,8 +134,12 @@ def test_too_little_space_is_said_before_the_start(heads, tmp_path, monkeypatch)
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000))
-    with pytest.raises(ResourceError, match="cache needs"):
-        next(VolumeCache(Brats(image_size=16), heads, tmp_path / "cache").build())
+    with pytest.raises(ResourceError, match=r"cannot write .*cache: it needs \d+ MB") as error:
+        next(VolumeCache(Brats(image_size=128), heads, tmp_path / "cache").build())
+    assert "--set data.cache=int16 (half the size)" in error.value.hint
+    with pytest.raises(ResourceError) as error:
+        next(VolumeCache(Brats(image_size=128, cache="int16"), heads, tmp_path / "cache").build())
+    assert "int16" not in error.value.hint
     assert not (tmp_path / "cache").exists()
 
 

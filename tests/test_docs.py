@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import runpy
@@ -21,6 +22,7 @@ from wdm_cli import __version__
 from wdm_cli.cli.main import app
 from wdm_cli.config import preset_names, resolve
 from wdm_cli.engine.citation import BIBTEX
+from wdm_cli.engine.preset import TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(
@@ -161,6 +163,16 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 def test_the_command_reference_is_up_to_date() -> None:
     made = runpy.run_path(str(ROOT / "tools" / "cli_reference.py"))["reference"]()
     assert made == PAGES["docs/cli.md"], "run `make docs`"
+
+
+def test_every_key_of_a_preset_has_a_meaning() -> None:
+    """It is written in the docstring of its class; a key that comes without one is found here."""
+    text = PAGES["docs/cli.md"].partition("## Keys of a preset")[2]
+    rows = re.findall(r"^\| `(\w+)` \|(.*?)\|", text, flags=re.M)
+    assert {name for name, _ in rows} == {
+        field.name for classes in TABLES.values() for cls in classes for field in dataclasses.fields(cls)
+    } - {"kind"}
+    assert not (silent := [name for name, meaning in rows if not meaning.strip()]), f"no meaning: {silent}"
 
 
 def test_presets_table() -> None:

@@ -7,8 +7,8 @@ import scipy.spatial
 import scipy.stats
 
 from wdm_cli.engine.metrics import KID, METRICS, MMD, PRDC, Histogram, Spectrum
-from wdm_cli.engine.metrics.kid import cubic_kernel, mmd2
 from wdm_cli.engine.metrics.metric import DescribingMetric, FeatureMetric
+from wdm_cli.engine.metrics.pairwise import cubic_kernel, mmd2
 from wdm_cli.engine.metrics.spectrum import wasserstein
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import json
 import urllib.error
+from types import SimpleNamespace
 
 import pytest
 from test_cli_eval import invoke
@@ -76,6 +78,20 @@ def test_a_broken_connection_continues_where_it_stopped(tmp_path):
     assert verify(RELEASE, tmp_path) == SHA
 
 
+def test_too_little_space_is_said_before_the_first_byte_and_what_is_here_counts(tmp_path, monkeypatch):
+    with pytest.raises(ResourceError):
+        finish(download(RELEASE, tmp_path, Server(stop_after=2_000_000)))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(ResourceError, match="it needs 3 MB, 1 MB are free") as error:
+        finish(download(RELEASE, tmp_path, Server()))
+    assert "WDM_CACHE_DIR" in error.value.hint
+    (partial,) = tmp_path.rglob("net.pth")
+    assert partial.stat().st_size == 2_000_000
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3_120_000))
+    finish(download(RELEASE, tmp_path, Server()))
+    assert verify(RELEASE, tmp_path) == SHA
+
+
 def test_a_server_without_ranges_sends_all_again(tmp_path):
     with pytest.raises(ResourceError):
         finish(download(RELEASE, tmp_path, Server(stop_after=1000)))
@@ -135,8 +151,21 @@ def test_offline_exits_5_naming_the_page(offline):
     assert (code, "is not here" in err) == (5, True)
     code, out, _ = invoke("weights", "list")
     assert code == 0
-    assert "medicalnet_resnet50\tnot here\tMIT" in out
+    assert "medicalnet_resnet50\tnot here\tMIT\twdm eval\t" in out
+    assert "cwdm_t1\tnot here\tMIT\tno preset yet\t" in out
     assert invoke("weights", "get", "nonsense")[0] == 2
+
+
+def test_what_no_command_runs_is_said_before_it_is_fetched(offline, tmp_path):
+    idle = {name for name, release in registry().items() if not release.run_by}
+    assert idle == {"cwdm_t1", "cwdm_t1ce", "cwdm_t2", "cwdm_flair"}
+    listed = json.loads(invoke("weights", "list", "--json")[1])
+    assert {entry["name"] for entry in listed if not entry["run_by"]} == idle
+    (tmp_path / "t1_gen.pt").write_bytes(b"weights")
+    for words in (("get", "cwdm_t1"), ("import", tmp_path / "t1_gen.pt")):
+        assert "warning: nothing in wdm runs cwdm_t1" in invoke("weights", *words)[2]
+    for words in (("get", "cwdm_t1"), ("get", "medicalnet_resnet10"), ("get", "brats_unet_128")):
+        assert ("nothing in wdm runs" in invoke("weights", *words)[2]) == (words[1] in idle)
 
 
 def test_medicalnet_by_hand_then_by_name(offline, tmp_path):

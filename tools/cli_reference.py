@@ -156,15 +156,19 @@ def keys_of(cls: Any, above: tuple[Any, ...]) -> list[str]:
     own = [f for f in dataclasses.fields(cls) if f.name != "kind" and known.get(f.name) != f.default]
     own = [f for f in own if f.default is not dataclasses.MISSING]  # those every kind declares for itself
     prose, meanings = read_docstring(cls)
+    for base in cls.__mro__[1:]:  # a key that a class gives another default means what it meant above
+        if dataclasses.is_dataclass(base):
+            meanings = read_docstring(base)[1] | meanings
     hints = typing.get_type_hints(cls)
     rows = [(f"`{f.name}`", cell(meanings.get(f.name)), spelled(hints[f.name]), toml(f.default)) for f in own]
     return [prose, "", *(table(("key", "meaning", "value", "default"), rows) if rows else [])]
 
 
-def read_docstring(cls: type) -> tuple[str, dict[str, str]]:
+def read_docstring(cls: Any) -> tuple[str, dict[str, str]]:
     """Its prose, and the meaning of keys, which it writes as `name: what it is.`"""
     names = "|".join(field.name for field in dataclasses.fields(cls))
     prose, *pairs = re.split(rf"(?<!\S)({names}): ", inspect.cleandoc(cls.__doc__ or ""))
+    assert len(set(pairs[::2])) == len(pairs[::2]), f"{cls.__name__}: a key with two meanings"
     return prose.strip(), dict(zip(pairs[::2], (" ".join(text.split()) for text in pairs[1::2]), strict=True))
 
 

@@ -54,7 +54,7 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name_or_path: str) -> Path:
-    """The file of a preset by name, or a user's own file by its path."""
+    """The file of a preset by name, or a user's own file by its path; ConfigError if there is none."""
     if name_or_path.endswith(".toml") or os.sep in name_or_path:
         path = Path(name_or_path)
         if not path.is_file():
@@ -110,7 +110,11 @@ def resolve(
 
 
 def read_toml(path: Path) -> Tables:
-    """A TOML file, refused with line and column if it cannot be parsed, or if it is over 1 MiB."""
+    """A TOML file as plain tables.
+
+    Raises:
+        ConfigError: it cannot be read or parsed (with line and column), or is over 1 MiB.
+    """
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than 1 MiB, which is no configuration file")

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from wdm_cli.engine.data.inventory import Inventory
 
 MOST_WARNINGS = 5
-NOT_CUBIC = 1.1  # ratio of voxel sides beyond which anatomy looks stretched
 
 
 def find_cases(resolved: Resolved) -> Inventory:
@@ -62,8 +61,10 @@ def warn_of_stretched(affine: Any) -> None:
     """Volumes are padded and averaged in voxels: voxels that are no cubes stay stretched."""
     import numpy as np
 
-    sides = np.linalg.norm(affine[:3, :3], axis=0)
-    if sides.max() > NOT_CUBIC * sides.min():
+    from wdm_cli.engine.data.volume import are_cubes
+
+    sides = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+    if not are_cubes(sides):
         text = "×".join(f"{side:.2g}" for side in sides)
         console.warn(f"the model's voxels are {text} mm, not cubes; `wdm preprocess nifti|mr|lidc` resamples first")
 

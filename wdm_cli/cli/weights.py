@@ -51,6 +51,7 @@ def get_weights(name: Name) -> None:
     from wdm_cli.engine import weights as released
 
     release = released.find(name)
+    warn_if_idle(release)
     here = released.path_of(release, weights_folder()).is_file()
     if not here and (copy := released.in_hub_cache(release)):
         console.note(f"taking {copy}")
@@ -64,13 +65,21 @@ def get_weights(name: Name) -> None:
     keep(release, file)
 
 
+def warn_if_idle(release: Release) -> None:
+    """Before a file comes that no command runs."""
+    if not release.run_by:
+        console.warn(
+            f"nothing in wdm runs {release.name}: no preset has its network yet; it is fetched and checked only"
+        )
+
+
 def keep(release: Release, file: Path) -> None:
     """Make a downloaded file usable: a model under its name, an extractor checked."""
     if release.preset is not None:
         if not (weights_folder() / f"{release.name}.safetensors").exists():
             import_model(file, release.preset, release.name)
         console.note(f"next: wdm sample -n 1 --out samples/ --weights {release.name}")
-    elif release.name.startswith("medicalnet"):
+    elif release.run_by == "wdm eval":
         from wdm_cli.engine.metrics.extractor import read_medicalnet
 
         read_medicalnet(file)
@@ -93,6 +102,7 @@ def import_weights(
 
     release = {r.file: r for r in released.registry().values()}.get(file.name)
     if release is not None and preset is None and name is None and file.is_file():
+        warn_if_idle(release)
         keep(release, released.adopt(file, release, weights_folder()))
         return
     kept = import_model(file, preset, safe_name(name or file.stem))
@@ -146,15 +156,19 @@ def list_weights(as_json: JsonOption = False) -> None:
     rows = []
     for release in registry().values():
         file = path_of(release, weights_folder())
-        rows.append((release.name, file if file.is_file() else None, release.licence, release.about, release.page))
+        here = file if file.is_file() else None
+        rows.append((release.name, here, release.licence, release.run_by, release.about, release.page))
     for file in sorted(weights_folder().glob("*.safetensors")):
-        rows.append((file.stem, file, "", "imported, ready for wdm sample", ""))
+        rows.append((file.stem, file, "", "wdm sample", "imported", ""))
     if as_json:
-        fields = ("name", "path", "licence", "about", "source")
+        fields = ("name", "path", "licence", "run_by", "about", "source")
         console.answer_json([dict(zip(fields, (r[0], r[1] and str(r[1]), *r[2:]), strict=True)) for r in rows])
         return
-    shown = [(name, console.size(f.stat().st_size) if f else "not here", *more) for name, f, *more in rows]
-    console.table(("name", "here", "licence", "about", "source"), shown)
+    shown = [
+        (name, console.size(f.stat().st_size) if f else "not here", licence, use or "no preset yet", *more)
+        for name, f, licence, use, *more in rows
+    ]
+    console.table(("name", "here", "licence", "run by", "about", "source"), shown)
 
 
 @app.command()

@@ -209,6 +209,12 @@ def build_network(checkpoint: Checkpoint, preset: Preset | None = None, *, ema: 
     Args:
         preset: needed for bare weights; for other files it must describe the same network.
         ema: take the averaged weights where the file has them, else the raw ones.
+
+    Returns:
+        The network, float32 on the CPU and without gradients, and the preset that describes it.
+
+    Raises:
+        ConfigError: bare weights and no preset. CheckpointError: weights or preset are of another network.
     """
     stored = checkpoint.preset
     if stored is None and preset is None:
@@ -232,7 +238,16 @@ def build_network(checkpoint: Checkpoint, preset: Preset | None = None, *, ema: 
 
 
 def export(path: Path, checkpoint: Checkpoint, preset: Preset, *, ema: bool = True) -> None:
-    """Write weights for others: `.pt` in the official format, or `.safetensors` with the preset inside."""
+    """Write weights for others: `.pt` in the official format, or `.safetensors` with the preset inside.
+
+    Args:
+        path: the file; its ending chooses the format. One that exists is replaced.
+        preset: the network of bare weights; other checkpoints know their own.
+        ema: the averaged weights where the checkpoint has them, else the raw ones; float32 in either case.
+
+    Raises:
+        ConfigError: another ending. CheckpointError: the weights do not fit. ResourceError: it cannot be written.
+    """
     network, preset = build_network(checkpoint, preset if checkpoint.preset is None else None, ema=ema)
     state = {name: tensor.detach().float().contiguous() for name, tensor in network.state_dict().items()}
     if path.suffix == ".pt":

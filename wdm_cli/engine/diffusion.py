@@ -66,6 +66,9 @@ class Schedule:
         `linear` round(u·(T−1)), the official rule; `quadratic` u²·(T−1) (Song et al. 2021, DDIM); `log-snr` even in
         ln σ (Lu et al. 2022); `karras` even in σ^(1/7) (Karras et al. 2022, eq. 5). The last three take the
         nearest timesteps that are still free.
+
+        Raises:
+            ValueError: n is below 1 or above the chain's length.
         """
         total = len(self)
         if not 1 <= n <= total:

@@ -187,7 +187,12 @@ def uses_network(metric: Metric) -> bool:
 
 
 def check(metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None) -> None:
-    """Refuse what cannot be computed or would mean nothing."""
+    """Refuse what cannot be computed or would mean nothing.
+
+    Raises:
+        ConfigError: a metric lacks its real volumes or its network.
+        DataError: the folders are the same or unlike, or too few or too small for a metric.
+    """
     if real is not None:
         check_pair(real, fake)
     for metric in metrics:

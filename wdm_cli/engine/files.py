@@ -56,7 +56,11 @@ def atomic_publish(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of an output folder; the kernel drops the lock when the process ends."""
+    """Keep a second run out of an output folder; the kernel drops the lock when the process ends.
+
+    Raises:
+        ResourceError: another process holds it, or the folder cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
@@ -114,11 +118,14 @@ def write_array(path: Path, array: np.ndarray) -> None:
         file.write(plain.data)
 
 
-def require_space(path: Path, needed: int) -> None:
+NO_SPACE = "free some space or choose another folder; finished files are kept, the same command continues"
+
+
+def require_space(path: Path, needed: int, hint: str = NO_SPACE) -> None:
     """Refuse to start writing `needed` bytes where less is free.
 
     Raises:
-        ResourceError: with the path, the needed and the free bytes.
+        ResourceError: with the path, the needed and the free bytes, and what to do about it (`hint`).
     """
     try:
         free = shutil.disk_usage(existing_parent(path)).free
@@ -127,7 +134,7 @@ def require_space(path: Path, needed: int) -> None:
     if needed > free:
         raise ResourceError(
             f"cannot write {path}: it needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
-            hint="free some space or choose another folder; finished files are kept, the same command continues",
+            hint=hint,
         )
 
 
@@ -138,7 +145,7 @@ def write_error(path: Path, error: OSError) -> ResourceError:
             free = shutil.disk_usage(existing_parent(path)).free
             return ResourceError(
                 f"cannot write {path}: no space left ({free / 1e6:.0f} MB free)",
-                hint="free some space or choose another folder; finished files are kept, the same command continues",
+                hint=NO_SPACE,
             )
     return ResourceError(
         f"cannot write {path}: {error.strerror or error}", hint="check the folder's permissions or choose another"

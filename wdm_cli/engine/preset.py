@@ -26,7 +26,15 @@ from wdm_cli.engine.samplers import DDPM, SAMPLERS, Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class Diffusion:
-    """The forward process: `linear` betas or the `cosine` curve, in the domain of `wavelet`."""
+    """The forward process: how a volume is drowned in noise, step by step.
+
+    schedule: `linear` betas (the paper's) or the `cosine` curve, which keeps more of the volume through the middle.
+    steps: noise levels, 2 to 100,000; a sampler may use fewer of them.
+    beta_start: the first and smallest variance of the linear schedule, above 0; `cosine` takes none.
+    beta_end: its last and largest variance, above beta_start and below 1; lower leaves volume in the last x_t.
+    wavelet: the domain that noise and network work in: one of PyWavelets' orthonormal ones (`haar`, `db2`, …);
+        released weights need `haar`.
+    """
 
     schedule: Literal["linear", "cosine"] = "linear"
     steps: int = 1000
@@ -54,9 +62,24 @@ class Diffusion:
 class Train:
     """The training loop. A step sees `batch_size` volumes, in `accumulate` equal parts.
 
-    warmup: steps over which lr rises from 0. clip_norm: largest gradient norm, 0 for no limit.
-    ema: decay of the averaged weights. checkpointing: recompute activations to save memory.
-    keep: the last checkpoints to keep. keep_every: steps whose checkpoint stays for good, 0 for none.
+    steps: optimizer steps in all, where training ends; a finished run goes on with a larger number.
+    batch_size: volumes a step, over all processes together; more make a step steadier and slower.
+    accumulate: parts that a batch is computed in; must divide batch_size. More take less memory and give the same step.
+    lr: learning rate of AdamW, above 0 and below 1; there is no decay. Higher learns faster, too high diverges.
+    weight_decay: of AdamW, at least 0 and below 1; each step takes lr · weight_decay of every weight.
+    warmup: steps over which lr rises from 0.
+    clip_norm: largest gradient norm, 0 for no limit.
+    ema: decay of the averaged weights that samples are made with, at least 0 and below 1. `0.9999` averages
+        some 10,000 steps, and a short run wants less.
+    precision: of the network's convolutions and linear layers; `bf16` takes less memory, is faster where the device
+        has it, and changes results a little. Weights and loss stay float32.
+    checkpointing: recompute activations to save memory; costs time, changes no result.
+    seed: of the first weights, the order of volumes, timesteps, noise and dropout; 0 to 2³¹ − 1.
+    save_every: steps between checkpoints: what a crash can cost. A stopped run saves its last step anyway.
+    keep: the last checkpoints to keep, at least 2.
+    keep_every: steps whose checkpoint stays for good, a multiple of save_every; 0 for none.
+    preview_every: steps between pictures in previews/ (two volumes of at most 50 sampling steps each).
+    log_every: steps that a row of metrics.csv is the mean of.
     """
 
     steps: int = 1_200_000
@@ -138,7 +161,7 @@ TABLES: dict[str, tuple[type[Any], ...]] = {
 
 
 def table_class(table: str, kind: object = None) -> type[Any]:
-    """The settings class of a table; without a kind the first of the registry."""
+    """The settings class of a table; without a kind the first of the registry. ConfigError if no kind is named so."""
     classes = TABLES[table]
     if kind is None:
         return classes[0]

@@ -89,7 +89,7 @@ def latest_checkpoint(run: Path) -> tuple[Checkpoint, tuple[str, ...]]:
 
 
 def newest_run(root: Path) -> Path:
-    """The run under `root` whose checkpoint was written last."""
+    """The run under `root` whose checkpoint was written last; CheckpointError if there is none."""
     written: dict[Path, float] = {}
     for path in root.glob("*/checkpoints/step_*.pt"):
         with contextlib.suppress(FileNotFoundError):  # a training at work drops old checkpoints
@@ -109,6 +109,7 @@ def resume(run: Path, trainer: Trainer) -> Resumed | None:
 
     Raises:
         ConfigError: a setting that changes the weights differs, with old and new value.
+        CheckpointError: no checkpoint can be read, or it is of other cases.
     """
     found, damaged = latest_checkpoint(run) if checkpoint_files(run) else (None, ())
     if found is not None:
@@ -148,6 +149,11 @@ def train(
 
     Ends at `train.steps` or when `should_stop()` says so; either way the last step is saved. Of several processes
     the main one writes; the others read the checkpoint that it found.
+
+    Raises:
+        ResourceError: another process is at work in the folder, or the disk is full.
+        DataError, PeerError: a volume or another process was lost while training; the last step is saved first.
+        WdmError: whatever else `resume` and `Trainer.run` raise.
     """
     if not trainer.ranks.main:
         yield from _follow(trainer, run, should_stop)

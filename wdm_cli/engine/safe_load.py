@@ -88,7 +88,7 @@ def _check_archive(path: Path, check_crc: bool, legacy: bool) -> bool:
 
 
 def read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
-    """Tensors and metadata of a `.safetensors` file."""
+    """Tensors (on the CPU) and metadata of a `.safetensors` file; CheckpointError if it is damaged or none."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -122,7 +122,7 @@ def is_state(value: object) -> bool:
 
 
 def checked_sha256(path: Path, manifest: Path) -> str:
-    """The file's sha256; refused if the manifest beside it names another."""
+    """The file's sha256; CheckpointError if the manifest beside it names another, or either cannot be read."""
     try:
         digest = sha256_file(path)
         expected = json.loads(manifest.read_bytes())["sha256"] if manifest.exists() else digest

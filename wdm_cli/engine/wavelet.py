@@ -41,7 +41,19 @@ def dwt(x: Tensor, wavelet: str = "haar", lll_scale: float = 1.0) -> Tensor:
 
 
 def idwt(bands: Tensor, wavelet: str = "haar", lll_scale: float = 1.0) -> Tensor:
-    """Inverse of `dwt` without its scale: [B, 8, C, d, h, w], LLL times lll_scale -> [B, C, 2d, 2h, 2w]."""
+    """Inverse of `dwt`.
+
+    Args:
+        bands: [B, 8, C, d, h, w] in band order; types as in `dwt`.
+        wavelet: the one they were made with.
+        lll_scale: what the LLL band is multiplied by before; undoes a `dwt` with its reciprocal.
+
+    Returns:
+        [B, C, 2d, 2h, 2w], in the type of `bands`.
+
+    Raises:
+        ValueError: another number of axes or bands.
+    """
     if bands.dim() != 6 or bands.shape[1] != 8:
         raise ValueError(f"the inverse transform needs [B, 8, C, d, h, w]; got {tuple(bands.shape)}")
     return inverse_haar(bands, lll_scale) if _is_lean(bands, wavelet) else plain_idwt(bands, wavelet, lll_scale)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wdm_cli.engine.errors import ConfigError, ResourceError
-from wdm_cli.engine.files import PARTIAL, existing_parent, sha256_file, write_error, write_text
+from wdm_cli.engine.files import PARTIAL, require_space, sha256_file, write_error, write_text
 from wdm_cli.engine.metrics.metric import Progress, Steps
 from wdm_cli.engine.preset import did_you_mean
 
@@ -44,6 +44,13 @@ class Release:
     @property
     def url(self) -> str:
         return f"https://huggingface.co/{self.repo}/resolve/main/{self.file}"
+
+    @property
+    def run_by(self) -> str:
+        """The command that runs it; empty if none does, because no preset has its network."""
+        if self.preset is not None:
+            return "wdm sample"
+        return "wdm eval" if self.name.startswith("medicalnet") else ""
 
     @property
     def page(self) -> str:
@@ -109,7 +116,6 @@ def download(release: Release, folder: Path, open_url: Opener = urllib.request.u
         verify(release, folder)
         return path
     partial = path.parent / PARTIAL / release.file
-    check_space(release, path)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         yield from fetch(release, partial, open_url)
@@ -140,6 +146,7 @@ def fetch(release: Release, partial: Path, open_url: Opener) -> Steps[None]:
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else release.bytes or 0
+        require_space(partial, total - have, hint="free some space, or set WDM_CACHE_DIR to another disk")
         with partial.open("ab" if have else "wb") as file:
             while chunk := response.read(CHUNK):
                 file.write(chunk)
@@ -149,16 +156,6 @@ def fetch(release: Release, partial: Path, open_url: Opener) -> Steps[None]:
             os.fsync(file.fileno())
     if total and have < total:
         raise ConnectionError(f"the connection ended after {have:,} of {total:,} bytes; the same command continues")
-
-
-def check_space(release: Release, path: Path) -> None:
-    """Refuse before the first byte what cannot fit."""
-    free = shutil.disk_usage(existing_parent(path)).free
-    if release.bytes is not None and free < release.bytes:
-        raise ResourceError(
-            f"cannot write {path}: {release.bytes / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free",
-            hint="free some space, or set WDM_CACHE_DIR to another disk",
-        )
 
 
 def by_hand(release: Release, what: str) -> ResourceError:

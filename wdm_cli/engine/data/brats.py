@@ -17,7 +17,10 @@ NAME = re.compile(r"(?P<case>.+)[-_](?P<kind>t1n|t1c|t2w|t2f|t1|t1ce|t1gd|t2|fla
 
 @dataclass(frozen=True, kw_only=True)
 class Brats(Dataset):
-    """Skull-stripped brain MR of one contrast (240×240×155 at 1 mm)."""
+    """Skull-stripped brain MR of one contrast (240×240×155 at 1 mm).
+
+    contrast: `t1n` (T1), `t1c` (T1 with contrast agent), `t2w` (T2) or `t2f` (FLAIR); older names of files are known.
+    """
 
     kind: Literal["brats"] = "brats"
     dir: str = "data/BRATS"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from wdm_cli.engine.data import parallel
 from wdm_cli.engine.data.dataset import Dataset
 from wdm_cli.engine.data.inventory import Case, Inventory
 from wdm_cli.engine.data.volume import Affine, Array
-from wdm_cli.engine.errors import DataError, ResourceError
-from wdm_cli.engine.files import existing_parent, write_array, write_json
+from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.files import require_space, write_array, write_json
 
 FORMAT = 1  # raise when the voxels of equal settings change
 INT16_SCALE = 32767  # [−1, 1] -> int16: no voxel is off by more than 1.6e-5
@@ -101,7 +100,9 @@ class VolumeCache:
         """
         cases, total = self.inventory.cases, len(self)
         missing = [index for index, entry in enumerate(self._entries) if not _intact(entry, self.dataset)]
-        self._check_space(len(missing) * _entry_bytes(self.dataset))
+        smaller = ", or --set data.cache=int16 (half the size)" if self.dataset.cache == "float32" else ""
+        hint = f"free some space, or set WDM_CACHE_DIR to another disk{smaller}"
+        require_space(self.cache_dir, len(missing) * _entry_bytes(self.dataset), hint)
         done = 0
         for index in sorted(set(range(total)) - set(missing)):
             done += 1
@@ -120,14 +121,6 @@ class VolumeCache:
             yield CacheStep(done, total, case.name, case.path, seconds, warning)
         if broken:
             raise _summary(broken, total)
-
-    def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(existing_parent(self.cache_dir)).free
-        if needed > free:
-            raise ResourceError(
-                f"{self.cache_dir}: the cache needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free",
-                hint="free some space, choose another folder, or --set data.cache=int16 (half the size)",
-            )
 
 
 def _key(case: Case, settings: str) -> str:

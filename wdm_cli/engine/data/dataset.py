@@ -51,8 +51,10 @@ class Prepared:
 class Dataset(ABC):
     """Settings of a folder of volumes.
 
+    dir: the folder, searched at any depth and never written to.
     image_size: side of the training volume, or three sides along the array's axes i, j, k.
     intensity: `paper` (per-volume quantiles, then min-max) or `fixed-window` (`window` in HU, exact).
+    window: lowest and highest HU of `fixed-window`; what lies outside is clipped.
     crop_margin: the share of a raw side that may be cropped before the volume is downsampled instead.
     cache: precision of the preprocessed copies that training reads.
     part: `all` cases, or those that the folder's split.json (`wdm split`) lists for `train` or `val`.
@@ -156,7 +158,7 @@ class Dataset(ABC):
         return self.prepare(path).volume
 
     def prepare(self, path: Path) -> Prepared:
-        """`load`, and what was done to make the volume."""
+        """`load`, and what was done to make the volume; raises as `load` does."""
         import nibabel as nib
 
         from wdm_cli.engine.data.transforms import fit

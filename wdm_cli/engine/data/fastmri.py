@@ -30,7 +30,10 @@ DAMAGED = (OSError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) 
 
 @dataclass(frozen=True, kw_only=True)
 class FastMri(Dataset):
-    """Magnitude volumes of one acquisition (its name in the files), or of all."""
+    """Magnitude volumes, reconstructed from fully sampled k-space.
+
+    acquisition: the contrast, by its name in the files; `all` mixes knees and brains if both are there.
+    """
 
     kind: Literal["fastmri"] = "fastmri"
     dir: str = "data/fastMRI"

@@ -24,7 +24,10 @@ PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
 
 @dataclass(frozen=True, kw_only=True)
 class MrNet(Dataset):
-    """Knee MR stacks of one plane."""
+    """Knee MR stacks of one plane.
+
+    plane: the plane whose stacks are taken; the others are left aside.
+    """
 
     kind: Literal["mrnet"] = "mrnet"
     dir: str = "data/MRNet-v1.0"

@@ -12,7 +12,10 @@ from wdm_cli.engine.data.inventory import stem
 
 @dataclass(frozen=True, kw_only=True)
 class Nifti(Dataset):
-    """Volumes of any kind. modality: `mr` (any intensities, the BraTS rule) or `ct` (HU, the LIDC rule)."""
+    """Volumes of any kind.
+
+    modality: `mr` (any intensities, the BraTS rule) or `ct` (HU, the LIDC rule).
+    """
 
     kind: Literal["nifti"] = "nifti"
     dir: str = "data/NIFTI"

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from wdm_cli.engine.data import parallel
 from wdm_cli.engine.data.dataset import Dataset
 from wdm_cli.engine.data.inventory import Inventory
-from wdm_cli.engine.data.volume import times
+from wdm_cli.engine.data.volume import are_cubes, times
 from wdm_cli.engine.errors import DataError
 
 THUMBNAIL = 12
 BACKGROUND = -0.8  # of [−1, 1]: a tenth of the range
-CUBIC = 1.1  # largest ratio of voxel sides that passes for a cube
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def oddities(reports: Sequence[CaseReport]) -> list[str]:
     """What no single file shows: axes, voxel sizes or proportions that a network would have to learn as well."""
     found = []
     usable = [report for report in reports if not report.problem]
-    stretched = [report for report in usable if max(report.spacing) > CUBIC * min(report.spacing)]
+    stretched = [report for report in usable if not are_cubes(report.spacing)]
     if stretched:
         found.append(
             f"{len(stretched)} of {len(usable)} volumes have voxels that are no cubes (e.g. {stretched[0].name}); "

@@ -33,6 +33,11 @@ MAX_TRAILING = 2**20  # bytes after the last voxel
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; everything else is taken as mm
 
 
+def are_cubes(spacing: Sequence[float]) -> bool:
+    """Whether voxels of these sides (mm) pass for cubes: none is more than a tenth longer than another."""
+    return max(spacing) <= 1.1 * min(spacing)
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels and where they lie.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from wdm_cli.engine.dicom.headers import Slice
 
 Array = npt.NDArray[np.float64]
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # what DICOM, NRRD and MetaImage state -> what NIfTI states
 SAME_POSITION = 0.01  # mm; writers round positions, and no scanner makes slices this close
 STEP_TOLERANCE = 0.01  # share of the median step; also at least ROUNDING mm
 ROUNDING = 0.02

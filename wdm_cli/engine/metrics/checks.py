@@ -10,7 +10,7 @@ from wdm_cli.engine.metrics.volumes import Volumes
 
 
 def check_pair(real: Volumes, fake: Volumes) -> None:
-    """Refuse a comparison that means nothing."""
+    """Refuse a comparison that means nothing: DataError if both are one folder, or unlike (`check_alike`)."""
     if real.root.resolve() == fake.root.resolve():
         raise DataError(
             f"{fake.root}: real and generated volumes are the same folder",
@@ -21,7 +21,7 @@ def check_pair(real: Volumes, fake: Volumes) -> None:
 
 
 def check_alike(real: Volumes, fake: Volumes) -> None:
-    """Refuse folders of unlike shapes or intensity schemes."""
+    """Refuse folders of unlike shapes or intensity schemes with a DataError."""
     if real.shape != fake.shape:
         raise DataError(
             f"{fake.files[0]}: {'×'.join(map(str, fake.shape))} voxels, but "
@@ -38,7 +38,7 @@ def check_alike(real: Volumes, fake: Volumes) -> None:
 
 
 def check_fit(metric: Metric, real: Volumes | None, fake: Volumes) -> None:
-    """Refuse a metric that these volumes are too small or too few for."""
+    """Refuse a metric that these volumes are too small or too few for, with a DataError that states the rule."""
     if problem := metric.unfit(fake.shape, min(len(fake), len(real) if real else len(fake))):
         rule, hint = problem
         size = f"{len(fake)} volumes of {'×'.join(map(str, fake.shape))} voxels"
@@ -62,7 +62,7 @@ def split_fitting(metrics: Sequence[Metric], real: Volumes | None, fake: Volumes
 
 
 def copies(real: Volumes, fake: Volumes) -> list[str]:
-    """Warnings of generated files that are real ones, byte for byte; all of them is an error."""
+    """Warnings of generated files that are real ones, byte for byte; DataError if all of them are."""
     if real.files_sha256 == fake.files_sha256:
         raise DataError(f"{fake.root}: holds the same files as {real.root}", why="every distance would be 0")
     known = {real.sha256(index) for index in range(len(real))}

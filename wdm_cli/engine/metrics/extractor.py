@@ -123,7 +123,11 @@ def load_own_network(source: str, *, device: str = "auto") -> Extractor:
 
 
 def import_network(source: str) -> tuple[Callable[[Tensor], Tensor], Path]:
-    """(what function() of `module:function` returns, the module's file); modules of the current folder are found."""
+    """(what function() of `module:function` returns, the module's file); modules of the current folder are found.
+
+    Raises:
+        ResourceError: no such module or function. CheckpointError: what it returns cannot be called.
+    """
     module_name, colon, function = source.partition(":")
     if not colon:
         raise ResourceError(f"no extractor file {source}", hint="give a TorchScript file, or module:function")
@@ -152,7 +156,11 @@ def sha256_of_code(network: Callable[[Tensor], Tensor], file: Path) -> str:
 
 
 def read_medicalnet(path: Path) -> ResNet:
-    """The network of a released MedicalNet file; depth and shortcut are read off its names."""
+    """The network of a released MedicalNet file; depth and shortcut are read off its names.
+
+    Raises:
+        ResourceError: no such file. CheckpointError: it is damaged, or not exactly such a network.
+    """
     state = read_state(path)
     depth, kind = infer_depth(state), "B" if any(".downsample." in name for name in state) else "A"
     with torch.device("meta"):
@@ -193,7 +201,7 @@ def infer_depth(state: Mapping[str, Tensor]) -> int:
 
 
 def check_names(path: Path, depth: int, *, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuse a file unless it has exactly the expected names and shapes."""
+    """CheckpointError unless a file has exactly the expected names and shapes, and finite values."""
     problems = {
         "missing": [name for name in expected if name not in found],
         "unexpected": [name for name in found if name not in expected],

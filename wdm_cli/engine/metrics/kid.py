@@ -39,6 +39,8 @@ class KID(FeatureMetric):
     def score(self, real: NDArray[np.floating], fake: NDArray[np.floating], seed: int) -> dict[str, float]:
         import numpy as np
 
+        from wdm_cli.engine.metrics.pairwise import cubic_kernel, mmd2
+
         n, m = len(real), len(fake)
         size = self.subset_size or max(2, min(1000, min(n, m) // 2))
         k_rr, k_ff, k_rf = cubic_kernel(real, real), cubic_kernel(fake, fake), cubic_kernel(real, fake)
@@ -48,19 +50,3 @@ class KID(FeatureMetric):
             i, j = rng.choice(n, size, replace=False), rng.choice(m, size, replace=False)
             values.append(mmd2(k_rr[np.ix_(i, i)], k_ff[np.ix_(j, j)], k_rf[np.ix_(i, j)]))
         return {"kid": float(np.mean(values)), "kid_std": float(np.std(values))}
-
-
-def cubic_kernel(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(a·b/d + 1)³ of all rows of a [n, d] and b [m, d]."""
-    import numpy as np
-
-    product: NDArray[np.float64] = (a.astype(np.float64) @ b.astype(np.float64).T / a.shape[1] + 1) ** 3
-    return product
-
-
-def mmd2(k_xx: NDArray[np.float64], k_yy: NDArray[np.float64], k_xy: NDArray[np.float64]) -> float:
-    """Unbiased squared maximum mean discrepancy from the three kernel matrices (Gretton et al., 2012)."""
-    n, m = k_xy.shape
-    within_x = (k_xx.sum() - k_xx.trace()) / (n * (n - 1))
-    within_y = (k_yy.sum() - k_yy.trace()) / (m * (m - 1))
-    return float(within_x + within_y - 2 * k_xy.mean())

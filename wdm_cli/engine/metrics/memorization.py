@@ -15,6 +15,7 @@ from wdm_cli.engine.errors import require
 from wdm_cli.engine.metrics.extractor import Extractor
 from wdm_cli.engine.metrics.features import NETWORK, Source, extract, network_source
 from wdm_cli.engine.metrics.metric import DEFAULTS, Options, Steps
+from wdm_cli.engine.metrics.pairwise import without_self
 from wdm_cli.engine.metrics.volumes import Volumes
 
 Rows = NDArray[Any]
@@ -171,10 +172,3 @@ def unit_rows(rows: Rows) -> NDArray[np.float64]:
     centred = rows.astype(np.float64) - rows.mean(axis=1, dtype=np.float64)[:, None]
     found: NDArray[np.float64] = centred / np.maximum(np.linalg.norm(centred, axis=1), 1e-12)[:, None]
     return found
-
-
-def without_self(within: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances within one folder, where nothing is its own neighbour."""
-    others = within.copy()
-    np.fill_diagonal(others, np.inf)
-    return others

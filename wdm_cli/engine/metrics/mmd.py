@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from wdm_cli.engine.metrics.kid import mmd2
 from wdm_cli.engine.metrics.metric import FeatureMetric
-from wdm_cli.engine.metrics.prdc import distances
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +23,8 @@ class MMD(FeatureMetric):
 
     def score(self, real: NDArray[np.floating], fake: NDArray[np.floating], seed: int) -> dict[str, float]:
         import numpy as np
+
+        from wdm_cli.engine.metrics.pairwise import distances, mmd2
 
         rr, ff, rf = distances(real, real), distances(fake, fake), distances(real, fake)
         width = float(np.median(rr[~np.eye(len(real), dtype=bool)])) or 1.0

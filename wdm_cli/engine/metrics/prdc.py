@@ -40,6 +40,8 @@ class PRDC(FeatureMetric):
         return rule, f"add volumes, or --k {max(1, n - 1)} (then the values are not comparable with k = {self.k})"
 
     def score(self, real: NDArray[np.floating], fake: NDArray[np.floating], seed: int) -> dict[str, float]:
+        from wdm_cli.engine.metrics.pairwise import distances, kth_neighbour
+
         real_radius = kth_neighbour(distances(real, real), self.k)
         fake_radius = kth_neighbour(distances(fake, fake), self.k)
         cross = distances(real, fake)  # [real, fake]
@@ -50,25 +52,3 @@ class PRDC(FeatureMetric):
             "density": float(in_real.sum(axis=0).mean() / self.k),
             "coverage": float((cross.min(axis=1) < real_radius).mean()),
         }
-
-
-def distances(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Euclidean distances [n, m] of the rows of a [n, d] and b [m, d], in float64."""
-    import numpy as np
-
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    origin = a.mean(axis=0)  # far from the origin the squares below would cancel
-    x, y = a - origin, b - origin
-    squared = (x * x).sum(1)[:, None] + (y * y).sum(1)[None, :] - 2 * (x @ y.T)
-    found: NDArray[np.float64] = np.sqrt(squared.clip(0))
-    return found
-
-
-def kth_neighbour(within: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Distance of every row to its k-th nearest other row."""
-    import numpy as np
-
-    others = within.copy()
-    np.fill_diagonal(others, np.inf)
-    nearest: NDArray[np.float64] = np.partition(others, k - 1, axis=1)[:, k - 1]
-    return nearest

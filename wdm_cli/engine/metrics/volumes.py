@@ -88,7 +88,11 @@ class Volumes(Sequence[NDArray[np.float32]]):
         return self.volume(index).array
 
     def volume(self, index: int) -> Volume:
-        """Volume `index` in [0, 1], with its affine."""
+        """Volume `index`, [D, H, W] float32 in [0, 1], with its affine.
+
+        Raises:
+            DataError: the file cannot be used, or has another shape than the first.
+        """
         path = self.files[index]
         if self.dataset is not None:
             made = self.dataset.load(path)
@@ -158,7 +162,11 @@ def open_dataset(root: str | Path, dataset: Dataset) -> Volumes:
 
 
 def recorded_intensity(root: Path) -> Intensity | None:
-    """The scheme that a folder's run.json states under preset.data, if it has one."""
+    """The scheme that a folder's run.json states under preset.data; None without that file.
+
+    Raises:
+        DataError: the file is there but states no scheme.
+    """
     path = root / "run.json"
     if not path.is_file():
         return None
@@ -173,7 +181,11 @@ def recorded_intensity(root: Path) -> Intensity | None:
 
 
 def nifti_files(root: Path) -> tuple[Path, ...]:
-    """All NIfTI files below a folder, sorted; temporary files and hidden folders are left out."""
+    """All NIfTI files below a folder, sorted; temporary files and hidden folders are left out.
+
+    Raises:
+        DataError: no such folder, or fewer than two files in it.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     found = (path for path in root.rglob("*") if path.name.lower().endswith((".nii", ".nii.gz")))

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings(ABC):
-    """What both networks share. Level i has base_channels · channel_multipliers[i] channels."""
+    """What both networks share. Level i has base_channels · channel_multipliers[i] channels.
+
+    base_channels: width of the first convolution, even, 2 to 4096; twice the width is about four times the parameters.
+    channel_multipliers: width of each level, in base_channels, 1 to 64 each. Every level but the first halves the
+        sides, so one more asks for volumes whose sides are multiples of twice as much.
+    res_blocks: residual blocks a level on the way down, at least 1 (`wavunet`: 2); more are slower and larger.
+    groups: groups of the group normalisation; must divide the channels of every level.
+    dropout: share of values set to 0 in every residual block while training, at least 0 and below 1; against
+        memorising where cases are few.
+    """
 
     extra_halvings: ClassVar[int]  # how often the coeffs are halved beyond levels − 1
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from wdm_cli.engine.data.transforms import AIR
 from wdm_cli.engine.dicom import Geometry, Policy, Series, Slice
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.preprocess.decode import rescaled
 from wdm_cli.engine.preprocess.resample import Axis, Spline, axis_for, even, grid_affine
-from wdm_cli.engine.preprocess.target import AIR, METAL, Prepared, Target, finish_ct, to_ras
+from wdm_cli.engine.preprocess.target import METAL, Prepared, Target, finish_ct, to_ras
 
 Floats = npt.NDArray[np.float32]
 LOWEST = -1024.0  # HU; scanners store air down to here

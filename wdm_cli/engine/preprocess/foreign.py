@@ -11,13 +11,13 @@ import numpy as np
 import SimpleITK
 
 from wdm_cli.engine.data.volume import DEFLATE_RATIO, MAX_BYTES, Volume, read_nifti, refuse_no_picture, times
+from wdm_cli.engine.dicom.geometry import LPS_TO_RAS
 from wdm_cli.engine.errors import DataError
 
 SUFFIXES = (".nrrd", ".mha")
 HEADER_BYTES = 2**14
 ELSEWHERE = re.compile(rb"^\s*(data\s*file\s*:|ElementDataFile\s*=\s*+(?!LOCAL))", re.IGNORECASE | re.MULTILINE)
 itk: Any = SimpleITK  # its functions carry no types
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 def read_volume(path: Path) -> Volume:

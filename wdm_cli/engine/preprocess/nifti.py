@@ -14,13 +14,14 @@ import numpy as np
 from wdm_cli.engine.data.brats import CONTRASTS, NAME
 from wdm_cli.engine.data.inventory import Case, named, stem, walk
 from wdm_cli.engine.data.split import patient_of
+from wdm_cli.engine.data.transforms import AIR
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import safe_name
 from wdm_cli.engine.preprocess.ct import Seen
 from wdm_cli.engine.preprocess.foreign import SUFFIXES, read_volume
 from wdm_cli.engine.preprocess.manifest import Entry
 from wdm_cli.engine.preprocess.resample import Axis, axis_for, even, grid_affine, resample
-from wdm_cli.engine.preprocess.target import AIR, METAL, Prepared, Target, finish_ct, finish_mr, to_ras
+from wdm_cli.engine.preprocess.target import METAL, Prepared, Target, finish_ct, finish_mr, to_ras
 from wdm_cli.engine.preprocess.work import Plan
 
 

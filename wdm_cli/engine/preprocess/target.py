@@ -9,11 +9,11 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from wdm_cli.engine.data.transforms import unit_ct, unit_mr
+from wdm_cli.engine.data.transforms import AIR, unit_ct, unit_mr
 from wdm_cli.engine.data.volume import Affine
 from wdm_cli.engine.errors import ConfigError, DataError
 
-AIR, METAL = -1000.0, 3071.0  # HU range of what is written; 12-bit CT ends at 3071
+METAL = 3071.0  # HU; what is written lies between AIR and this, where 12-bit CT ends
 BODY = -500.0  # HU; a scan with nearly nothing above it shows no body
 LEAST_BODY = 0.005  # share of voxels
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from wdm_cli.engine.errors import require
-from wdm_cli.engine.samplers.sampler import Sampler, predict, respaced
+from wdm_cli.engine.samplers.sampler import SpacedSampler, predict, respaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIM(Sampler):
-    """eta = 0 is deterministic given x_T; eta = 1 is ancestral sampling with the posterior variance.
+class DDIM(SpacedSampler):
+    """Deterministic, or with a share of fresh noise.
 
     The noise in x_t is taken as what is left of it beside the clamped x0.
+
+    eta: share of fresh noise, 0 to 1: 0 is deterministic given x_T, 1 is ancestral sampling with posterior variance.
     """
 
     kind: Literal["ddim"] = "ddim"
     steps: int = 50
     eta: float = 0.0
-    grid: Literal["linear", "quadratic", "log-snr", "karras"] = "linear"
 
     def __post_init__(self) -> None:
         super().__post_init__()

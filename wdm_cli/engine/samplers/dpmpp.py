@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from wdm_cli.engine.samplers.sampler import Sampler, predict, respaced
+from wdm_cli.engine.samplers.sampler import SpacedSampler, predict, respaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverPP(Sampler):
+class DPMSolverPP(SpacedSampler):
     """A second-order multistep solver for networks that predict x0: one evaluation a step.
 
     With x_t = α·x0 + σ·noise and λ = ln(α/σ), a step from λ_s to λ_t of length h extrapolates x0 from its last two
     predictions. The first step has one prediction only; the last one ends in x0 itself.
+
     sde: the stochastic form (SDE-DPM-Solver++), which adds noise in every step.
     """
 
     kind: Literal["dpm++"] = "dpm++"
     steps: int = 25
     sde: bool = False
-    grid: Literal["linear", "quadratic", "log-snr", "karras"] = "linear"
 
     def run(self, denoise: Denoiser, noise: Tensor, schedule: Schedule, clip: Map, draw: Map) -> Iterator[Tensor]:
         chain = respaced(schedule, self.steps, self.grid)

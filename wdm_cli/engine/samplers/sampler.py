@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from wdm_cli.engine.errors import require
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """Settings of a sampler; `steps` is how often the network is asked."""
+    """Settings of a sampler.
+
+    steps: how often the network is asked, from 1 to diffusion.steps; fewer are as much quicker and lose quality.
+    """
 
     kind: str
     steps: int
@@ -38,6 +41,17 @@ class Sampler(ABC):
             clip: coeffs of the same volume with its voxels clamped; applied to every predicted x0.
             draw: fresh standard normal noise like its argument, one generator a sample.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpacedSampler(Sampler):
+    """A sampler that may keep other timesteps than evenly spaced ones.
+
+    grid: which timesteps are kept: `linear` evenly, as the official code; `quadratic` denser at low noise; `log-snr`
+        even in the logarithm of noise over signal; `karras` even in its seventh root. It matters where steps are few.
+    """
+
+    grid: Literal["linear", "quadratic", "log-snr", "karras"] = "linear"
 
 
 def predict(denoise: Denoiser, x_t: Tensor, chain: Schedule, i: int, clip: Map) -> Tensor:
