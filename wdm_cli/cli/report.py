@@ -33,7 +33,7 @@ def report(
     scores: Annotated[
         list[Path] | None,
         typer.Option(
-            "--eval", help="Result of `wdm eval --out`. Repeatable. Default: eval.json in or beside the samples."
+            "--eval", help="Result of `wdm eval all --out`. Repeatable. Default: eval.json in or beside the samples."
         ),
     ] = None,
     steps: Annotated[
@@ -76,7 +76,7 @@ def report(
     page = follow(build(run, samples, train, found, measured, unseen, settings))
     path = out or folders[0] / NAME
     write_text(path, page.text)
-    if run is not None and page.memorization is not None and beside is not None and same(run.data, beside.root):
+    if run is not None and page.memorization is not None and beside is not None and run.trained_on(beside.root):
         tell_card(run.folder, page.memorization)
     console.note(f"{len(page.text.encode()) / 1e6:.1f} MB; open it in a browser, it needs no network")
     console.answer(str(path))
@@ -129,10 +129,6 @@ def open_beside(real: Path | None, run: Run | None, samples: Samples, intensity:
             raise
         console.warn(f"no real volumes shown: {error.what}")
         return None
-
-
-def same(one: Path | None, other: Path) -> bool:
-    return one is not None and one.resolve() == other.resolve()
 
 
 def tell_card(run: Path, found: Report) -> None:

@@ -54,7 +54,8 @@ def build(
     """
     draft = Draft(settings)
     if samples is not None:
-        scores = yield from compare(draft, samples.volumes, real, scores, held_out)
+        trained = run is not None and real is not None and run.trained_on(real.root)
+        scores = yield from compare(draft, samples.volumes, real, scores, held_out, trained)
     if run is not None:
         origin.training(draft, run)
     if steps is not None:

@@ -30,6 +30,9 @@ NO_NETWORK = (
     "No FID, KID or precision here: `wdm eval all --weights medicalnet_resnet50 --out eval.json` beside the samples "
     "computes them, and the report takes them from there."
 )
+OTHER_VOLUMES = (
+    "nearest volumes: the real ones here are not known to be the training data; copies of those are not seen"
+)
 READ_MEANS = (
     "Read the mean with the single volumes: structure that is fixed in the synthetic mean and blurred in the real one "
     "means that the synthetic volumes vary too little."
@@ -37,12 +40,14 @@ READ_MEANS = (
 
 
 def compare(
-    draft: Draft, made: Volumes, real: Volumes | None, scores: Sequence[Report], held_out: Volumes | None
+    draft: Draft, made: Volumes, real: Volumes | None, scores: Sequence[Report], held_out: Volumes | None, trained: bool
 ) -> Steps[list[Report]]:
     """All sections about the samples.
 
     Args:
         scores: results of `wdm eval`; without any, the scores that need no network are computed here.
+
+        trained: whether `real` is what the model was trained on.
 
     Returns:
         The scores that are shown.
@@ -66,6 +71,8 @@ def compare(
     _scores(draft, reports)
     if real is not None and settings.neighbours:
         yield from _nearest(draft, some, real, held_out, windows[0])
+        if not trained:
+            draft.warnings.append(OTHER_VOLUMES)
     return reports
 
 

@@ -43,6 +43,10 @@ class Run:
         folder = self.preset.data.dir
         return Path(folder) if folder and Path(folder).is_dir() else None
 
+    def trained_on(self, folder: Path) -> bool:
+        """Whether a folder is the one of its training volumes."""
+        return self.data is not None and self.data.resolve() == folder.resolve()
+
 
 @dataclass(frozen=True)
 class Samples:
