@@ -52,6 +52,9 @@ def report(
     viewer: Annotated[
         bool, typer.Option("--viewer/--no-viewer", help="Put a 3D viewer into the page (1.1 MB).")
     ] = True,
+    max_mb: Annotated[
+        float, typer.Option("--max-mb", min=2, help="Size of the page; the viewer's volumes get the detail that fits.")
+    ] = 6,
     out: Annotated[
         Path | None, typer.Option("--out", help=f"The file to write. Default: {NAME} in the first folder.")
     ] = None,
@@ -71,7 +74,14 @@ def report(
         raise ConfigError("--held-out says which real volumes were not trained on, and there are none here")
     train, unseen = divided(held_out, beside)
     found = find_scores(scores, samples)
-    settings = Settings(show=show, most=most, neighbours=neighbours, viewer=viewer, cache_dir=cache_folder())
+    settings = Settings(
+        show=show,
+        most=most,
+        neighbours=neighbours,
+        viewer=viewer,
+        most_bytes=int(max_mb * 1e6),
+        cache_dir=cache_folder(),
+    )
     measured = read_steps(steps) if steps else None
     page = follow(build(run, samples, train, found, measured, unseen, settings))
     path = out or folders[0] / NAME

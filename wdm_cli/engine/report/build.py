@@ -16,8 +16,7 @@ from wdm_cli.engine.report.compare import compare
 from wdm_cli.engine.report.draft import Draft, Settings
 from wdm_cli.engine.report.story import Run, Samples
 
-MOST_BYTES = 6_000_000  # of a page with up to EIGHT volumes; more volumes get more
-EIGHT = 8
+MARGIN = 20_000  # bytes for what comes after the volumes
 DEFAULTS = Settings()
 
 
@@ -104,9 +103,11 @@ def _viewer(draft: Draft, values: tuple[float, float], taken: int) -> tuple[str,
     library = page.data_script("niivue", viewer.library())
     licences = f"<!--\n{viewer.asset('LICENSES.txt').replace('--', '- -')}\n-->"
     script = f"<script>\n{viewer.asset('viewer.js')}</script>"
-    room = MOST_BYTES * max(1.0, len(draft.shown) / EIGHT) - taken - len(library) - len(licences) - 20_000
-    packed = viewer.pack([volume for _, volume in draft.shown], values, int(room))
+    room = draft.settings.most_bytes - taken - len(library) - len(licences) - MARGIN
+    packed = viewer.pack([volume for _, volume in draft.shown], values, room)
     detail = "in full" if packed.factor == 1 else f"averaged over blocks of {packed.factor}³ voxels"
     volumes = [page.data_script(f"volume-{index}", text) for index, text in enumerate(packed.volumes, start=1)]
     note = f"The viewer shows volumes {detail}, in {packed.levels} grey levels."
+    if (packed.factor, packed.levels) != viewer.GRIDS[0]:
+        note += " A larger page (--max-mb) or fewer volumes (--show) leave room for more detail."
     return note, "\n".join([library, *volumes, licences, script])

@@ -15,13 +15,15 @@ class Settings:
 
     show: volumes of each side that are shown. most: volumes of each side that are averaged and scored here.
     neighbours: look for the nearest real volume of the synthetic ones. viewer: put the 3D viewer in.
-    cache_dir: where features are kept; None keeps nothing.
+    most_bytes: of the page; the viewer's volumes have as much detail as fits. cache_dir: where features are kept;
+    None keeps nothing.
     """
 
     show: int = 4
     most: int = 64
     neighbours: bool = True
     viewer: bool = True
+    most_bytes: int = 6_000_000
     cache_dir: Path | None = None
 
 

@@ -19,7 +19,7 @@
     script.textContent = new TextDecoder().decode(await unzipped("niivue"));
     document.head.append(script);
     const viewer = new niivue.Niivue({
-      backColor: [0.06, 0.07, 0.09, 1], crosshairWidth: 0.15, multiplanarLayout: 2, multiplanarShowRender: 1, crosshairColor: [0.85, 0.51, 0.17, 0.8],
+      backColor: [0.06, 0.07, 0.09, 1], multiplanarLayout: 2, multiplanarShowRender: 1, crosshairColor: [0.85, 0.51, 0.17, 0.8],
       isRadiologicalConvention: true, dragAndDropEnabled: false, show3Dcrosshair: true, logLevel: "error",
       onLocationChange: (place) => { byId("viewer-value").textContent = place.string; },
     });
@@ -45,6 +45,7 @@
       const viewer = await loading;
       while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[0]);
       await viewer.loadFromArrayBuffer(await unzipped(entry.dataset.volume), "volume.nii");
+      viewer.setCrosshairWidth(Math.max(...viewer.volumes[0].dimsRAS.slice(1, 4)) / 300);  // counted in voxels
       const first = document.querySelector("[data-low]");
       setWindow(viewer, Number(first.dataset.low), Number(first.dataset.high));
       say.textContent = "click or drag: move the crosshair; wheel: slices; right button: contrast; arrow keys: next volume";
