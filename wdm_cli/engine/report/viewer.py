@@ -38,10 +38,14 @@ def pack(volumes: Sequence[Volume], values: tuple[float, float], budget: int) ->
         values: what 0 and 1 stand for; the viewer shows values in that unit.
     """
     for factor, levels in GRIDS:
-        packed = tuple(_text(_nifti(volume, values, factor, levels)) for volume in volumes)
-        if sum(map(len, packed)) <= budget:
-            break
-    return Packed(packed, factor, levels)
+        packed: list[str] = []
+        for volume in volumes:
+            packed.append(_text(_nifti(volume, values, factor, levels)))
+            if sum(map(len, packed)) > budget and (factor, levels) != GRIDS[-1]:
+                break
+        else:
+            return Packed(tuple(packed), factor, levels)
+    raise AssertionError("the last grid is taken whatever its size")
 
 
 def _nifti(volume: Volume, values: tuple[float, float], factor: int, levels: int) -> bytes:
@@ -61,7 +65,7 @@ def _nifti(volume: Volume, values: tuple[float, float], factor: int, levels: int
 
 
 def _text(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
 
 
 def library() -> str:
