@@ -97,6 +97,9 @@ def test_gpus_that_cannot_be_had(monkeypatch: Any) -> None:
         check_gpus(2, "cpu", {})
     with pytest.raises(ConfigError, match="one of several already"):
         check_gpus(2, "auto", TORCHRUN)
+    check_gpus(2, "auto", {"WORLD_SIZE": "1"})  # one process is not several, as `place` says too
+    with pytest.raises(ConfigError, match="WORLD_SIZE=many: must be a whole number"):
+        check_gpus(2, "auto", {"WORLD_SIZE": "many"})
     for command in (["train", "--preset", "tiny"], ["sample", "-n", 1, "--out", "nowhere"]):
         assert wdm(*command, "--gpus", 2, "--device", "cpu").code == 2
     refused = wdm("train", "--preset", "tiny", "--gpus", 2, "--set", "train.batch_size=3")

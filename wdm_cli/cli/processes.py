@@ -89,7 +89,7 @@ def check_gpus(count: int, device: str, environment: Mapping[str, str]) -> None:
     Raises:
         ConfigError: on the CPU, or inside torchrun. ResourceError: there are fewer GPUs.
     """
-    if "WORLD_SIZE" in environment:
+    if int_of(environment, "WORLD_SIZE", 1) > 1:
         raise ConfigError("--gpus starts processes, but this is one of several already", hint="leave --gpus away")
     if device not in ("auto", "cuda"):
         raise ConfigError(
