@@ -124,7 +124,9 @@ def start_together(count: int, arguments: Sequence[str], *, needed: bool = True)
     Args:
         needed: when one fails the others are ended too (a training); else they go on (sampling).
     """
-    environment = os.environ | {
+    # a torchrun of one process around this one keeps the meeting point of its own, not that of the processes here
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
+    environment = outer | {
         LEASH: "1",
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
@@ -145,6 +147,8 @@ def start_together(count: int, arguments: Sequence[str], *, needed: bool = True)
         finally:
             for child in children:
                 child.kill()
+                if child.stdin:
+                    child.stdin.close()
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]], needed: bool) -> int:
