@@ -17,7 +17,7 @@ from ranks import free_port
 from small import SETS
 
 from wdm_cli.cli import console
-from wdm_cli.cli.processes import check_gpus, own_device, place, without_option
+from wdm_cli.cli.processes import check_gpus, own_device, place, start_together, without_option
 from wdm_cli.engine.checkpoint import read
 from wdm_cli.engine.data.phantom import write_phantoms
 from wdm_cli.engine.distributed import Place
@@ -97,6 +97,9 @@ def test_gpus_that_cannot_be_had(monkeypatch: Any) -> None:
         check_gpus(2, "cpu", {})
     with pytest.raises(ConfigError, match="one of several already"):
         check_gpus(2, "auto", TORCHRUN)
+    check_gpus(2, "auto", {"WORLD_SIZE": "1"})  # one process is not several, as `place` says too
+    with pytest.raises(ConfigError, match="WORLD_SIZE=many: must be a whole number"):
+        check_gpus(2, "auto", {"WORLD_SIZE": "many"})
     for command in (["train", "--preset", "tiny"], ["sample", "-n", 1, "--out", "nowhere"]):
         assert wdm(*command, "--gpus", 2, "--device", "cpu").code == 2
     refused = wdm("train", "--preset", "tiny", "--gpus", 2, "--set", "train.batch_size=3")
@@ -107,6 +110,17 @@ def test_gpus_that_cannot_be_had(monkeypatch: Any) -> None:
 def test_options_are_taken_out_of_a_command_line() -> None:
     line = ["-q", "train", "--gpus", "2", "--out", "--gpus=x", "--gpus=3", "--set", "a=b", "--overwrite"]
     assert without_option(line, "--gpus=", "--overwrite") == ["-q", "train", "--out", "--set", "a=b"]
+
+
+def test_processes_started_inside_a_torchrun_of_one_meet_each_other(monkeypatch: Any) -> None:
+    """With its variables they would wait for a server that its agent has elsewhere."""
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kw: (started.append(kw["env"]), popen(*args, **kw))[1])
+    assert start_together(2, ["--version"]) == 0
+    assert [(e["RANK"], e["WORLD_SIZE"]) for e in started] == [("0", "2"), ("1", "2")]
+    assert not [name for e in started for name in e if name.startswith("TORCHELASTIC_")]
 
 
 TRAIN = sets(*SETS, "train.batch_size=2", "train.save_every=50", "train.preview_every=100", "train.log_every=50",

@@ -62,15 +62,36 @@ def test_the_estimate_is_within_15_percent_of_a_real_step(kind: str, changes: di
     "name",
     [
         "tiny",
-        *(
-            pytest.param(f"ours_{net}_{size}", marks=pytest.mark.slow)
-            for net in ("unet", "wnet")
-            for size in (128, 256)
-        ),
+        "ours_unet_128",
+        "ours_wnet_128",
+        *(pytest.param(f"ours_{net}_256", marks=pytest.mark.slow) for net in ("unet", "wnet")),
     ],
 )
 def test_the_rule_of_thumb_errs_upwards(name: str) -> None:
     preset = resolve(name, sets=["train.batch_size=2"]).preset
+    with torch.device("meta"):
+        network = preset.model.build()
+    exact = estimate(preset).training
+    assert exact < at_most(network, preset, training=True, batch_size=2) < 2 * exact
+
+
+@pytest.mark.parametrize("kind", ["unet", "wavunet"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"base_channels": 16, "channel_multipliers": [4, 8, 8]},
+        {"base_channels": 16, "channel_multipliers": [1], "res_blocks": 8},
+        {"channel_multipliers": [8, 1, 1]},
+        {"base_channels": 8, "channel_multipliers": [1, 32]},
+        {"dropout": 0.1, "res_blocks": 3},
+        {"base_channels": 2, "channel_multipliers": [1, 1], "groups": 2},
+    ],
+    ids=str,
+)
+def test_the_rule_of_thumb_errs_upwards_for_unusual_networks(kind: str, model: dict[str, Any]) -> None:
+    settings = tables(kind)
+    settings["model"] |= model
+    preset = from_dict(settings)
     with torch.device("meta"):
         network = preset.model.build()
     exact = estimate(preset).training

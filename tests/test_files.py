@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -177,13 +178,35 @@ def test_a_long_write_is_not_torn_by_a_reader(tmp_path: Path) -> None:
     assert seen == {b"a" * 10_000, b"b" * 20_000, b"c" * 5_000}
 
 
-@pytest.mark.parametrize(
-    "array", [np.arange(7.0), np.zeros((3, 4, 5), np.int16)[:, ::2], np.ones(0, np.float32)], ids=str
-)
+ARRAYS = {
+    "a row": np.arange(7.0),
+    "every second column": np.zeros((3, 4, 5), np.int16)[:, ::2],
+    "empty": np.ones(0, np.float32),
+    "one number": np.array(2.5),
+    "no rows": np.zeros((0, 3), np.float32),
+    "Fortran order": np.asfortranarray(np.arange(24, dtype=np.int16).reshape(2, 3, 4)),
+    "big-endian, backwards": np.arange(5, dtype=">f4")[::-1],
+    "named fields": np.array([(1, 2.5), (3, 4.5)], dtype=[("a", "i4"), ("b", "f8")]),
+}
+
+
+@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
 def test_arrays_are_what_numpy_would_save(array: np.ndarray, tmp_path: Path) -> None:
     write_array(tmp_path / "a.npy", array)
-    np.save(tmp_path / "b.npy", array)
+    np.save(tmp_path / "b.npy", np.asarray(array, order="C"))
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
     read = np.load(tmp_path / "a.npy")
     assert read.dtype == array.dtype
+    assert read.shape == array.shape
     assert np.array_equal(read, array)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array(["2026-01-01"], "M8[D]"), np.array([5], "m8[s]"), np.array([{}]), np.zeros(2, [("a", "M8[D]")])],
+    ids=lambda array: str(array.dtype),
+)
+def test_arrays_without_plain_numbers_are_refused_before_anything_is_written(array: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"a.npy: an array of {array.dtype} cannot be written")):
+        write_array(tmp_path / "a.npy", array)
+    assert not list(tmp_path.iterdir())

@@ -89,7 +89,7 @@ def check_gpus(count: int, device: str, environment: Mapping[str, str]) -> None:
     Raises:
         ConfigError: on the CPU, or inside torchrun. ResourceError: there are fewer GPUs.
     """
-    if "WORLD_SIZE" in environment:
+    if int_of(environment, "WORLD_SIZE", 1) > 1:
         raise ConfigError("--gpus starts processes, but this is one of several already", hint="leave --gpus away")
     if device not in ("auto", "cuda"):
         raise ConfigError(
@@ -124,7 +124,9 @@ def start_together(count: int, arguments: Sequence[str], *, needed: bool = True)
     Args:
         needed: when one fails the others are ended too (a training); else they go on (sampling).
     """
-    environment = os.environ | {
+    # a torchrun of one process around this one keeps the meeting point of its own, not that of the processes here
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
+    environment = outer | {
         LEASH: "1",
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
@@ -145,6 +147,8 @@ def start_together(count: int, arguments: Sequence[str], *, needed: bool = True)
         finally:
             for child in children:
                 child.kill()
+                if child.stdin:
+                    child.stdin.close()
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]], needed: bool) -> int:

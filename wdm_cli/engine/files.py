@@ -109,13 +109,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a .npy file, as np.save does but for its last block, whose loss on a full disk np.save does not notice."""
+    """Write a .npy file, as np.save does but for its last block, whose loss on a full disk np.save does not notice.
+
+    Shape and type are kept; the values stand in C order.
+
+    Raises:
+        TypeError: the array has no plain buffer of values: it holds objects, dates or spans of time.
+    """
     import numpy as np
 
+    plain = np.asarray(array, order="C")  # not ascontiguousarray, which makes of one number a row of one
+    try:
+        buffer = None if plain.dtype.hasobject else plain.data
+    except ValueError:
+        buffer = None
+    if buffer is None:
+        raise TypeError(f"{path}: an array of {plain.dtype} cannot be written, only plain numbers and text")
     with atomic_publish(path) as temporary, temporary.open("wb") as file:
-        plain = np.ascontiguousarray(array)
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
-        file.write(plain.data)
+        file.write(buffer)
 
 
 NO_SPACE = "free some space or choose another folder; finished files are kept, the same command continues"

@@ -85,7 +85,9 @@ def share(folders: Sequence[Volumes], sources: Sequence[Source], cache_dir: Path
     """Compute the rows of every `world`-th volume, from the `rank`-th on, that are not in the cache yet.
 
     For processes that were started together and share a cache. None waits for another: whoever needs a row that is
-    still missing makes it, so one that is slow or lost costs time, not the result.
+    still missing makes it, so one that is slow costs time, not the result. What a lost one costs is the launcher's
+    choice: torchrun ends all, and the same command continues from the cache; where the others are left alone, they
+    go on.
     """
     mine = [(volumes, index) for volumes in folders for index in range(len(volumes))][rank::world]
     for done, (volumes, index) in enumerate(mine, start=1):
