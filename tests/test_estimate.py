@@ -15,7 +15,8 @@ from small import small
 
 from wdm_cli.config import resolve
 from wdm_cli.engine.checkpoint import save
-from wdm_cli.engine.estimate import at_most, available_memory, estimate
+from wdm_cli.engine.device import available_memory
+from wdm_cli.engine.estimate import at_most, estimate
 from wdm_cli.engine.preset import from_dict
 from wdm_cli.engine.train import Trainer
 

@@ -82,8 +82,7 @@ def examine_torch() -> tuple[Facts, list[str], list[str]]:
     """What torch says of its build and devices; problems; notes. Runs a few convolutions."""
     import torch
 
-    from wdm_cli.engine.device import choose_device
-    from wdm_cli.engine.estimate import available_memory
+    from wdm_cli.engine.device import available_memory, choose_device
     from wdm_cli.engine.machine import bf16_instructions, usable_processors
     from wdm_cli.engine.provenance import device_name
     from wdm_cli.engine.selfcheck import bf16_deviation

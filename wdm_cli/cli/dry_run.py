@@ -23,8 +23,9 @@ def show_dry_run(resolved: Resolved, device: torch.device, processes: int = 1) -
     Of several processes one is shown, with its share of the batch and without the exchange of gradients.
     """
     from wdm_cli.cli.train_data import find_cases
+    from wdm_cli.engine.device import available_memory
     from wdm_cli.engine.distributed import divide
-    from wdm_cli.engine.estimate import available_memory, estimate
+    from wdm_cli.engine.estimate import estimate
 
     console.table(("key", "value", "source"), resolved.rows(), title=f"Configuration of {resolved.preset.name}")
     inventory = find_cases(resolved)

@@ -18,7 +18,9 @@ def open_both(
     fake: Path, real: Path | None, intensity: str | None, preset: str | None, sets: list[str] | None
 ) -> tuple[Volumes, Volumes | None]:
     """Generated and real volumes, under one intensity scheme unless their run.json files say otherwise."""
+    from wdm_cli.engine.device import keep_freed_memory_if_roomy
     from wdm_cli.engine.errors import ConfigError
+    from wdm_cli.engine.metrics.features import memory_needed
     from wdm_cli.engine.metrics.volumes import Intensity, open_folder
 
     if sets and preset is None:
@@ -26,6 +28,7 @@ def open_both(
     if preset is not None and real is None:
         raise ConfigError("--preset says how to prepare --real, which is not given", hint="add --real DIR")
     generated = open_folder(fake, Intensity(intensity) if intensity else None)  # type: ignore[arg-type]
+    keep_freed_memory_if_roomy(memory_needed(generated.shape))
     return generated, open_real(real, generated, intensity, preset, sets) if real else None
 
 

@@ -34,18 +34,12 @@ DatasetOption = Annotated[
 ]
 
 
-MEMORY_KEPT = 2.5  # a process that keeps what it frees was seen at 1.8 times its peak
-
-
 def keep_memory_if_roomy(
     device: torch.device, network: Network, preset: Preset, *, training: bool, batch_size: int
 ) -> None:
     """On a CPU with memory to spare, trade some for speed."""
-    from wdm_cli.engine.device import keep_freed_memory
-    from wdm_cli.engine.estimate import at_most, available_memory
+    from wdm_cli.engine.device import keep_freed_memory_if_roomy
+    from wdm_cli.engine.estimate import at_most
 
-    if device.type != "cpu":
-        return
-    needed = at_most(network, preset, training=training, batch_size=batch_size)
-    if MEMORY_KEPT * needed < available_memory(device):
-        keep_freed_memory()
+    if device.type == "cpu":
+        keep_freed_memory_if_roomy(at_most(network, preset, training=training, batch_size=batch_size))

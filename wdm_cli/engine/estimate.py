@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -106,15 +105,3 @@ def _channels(model: NetworkSettings) -> float:
     widths = (COEFF_CHANNELS, *model.widths, *model.widths[-1:] * model.extra_halvings)
     # the way up may still have the channels of the level above, or of the one before
     return sum(max(pair) * 0.125**level for level, pair in enumerate(pairwise(widths)))
-
-
-def available_memory(device: torch.device) -> int:
-    """Free bytes of a GPU, or of the machine for the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:  # noqa: PTH123
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

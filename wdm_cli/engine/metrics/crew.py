@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 from wdm_cli.engine.data import parallel
+from wdm_cli.engine.device import keep_freed_memory_if_roomy
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.metrics.extractor import Extractor, Opener
-from wdm_cli.engine.metrics.features import Rows, Source, extract, kept_row, read_row
+from wdm_cli.engine.metrics.features import Rows, Source, extract, kept_row, memory_needed, read_row
 from wdm_cli.engine.metrics.metric import Progress, Steps
 from wdm_cli.engine.metrics.volumes import Volumes
 
@@ -74,7 +75,9 @@ def fill(folders: Sequence[Volumes], sources: Sequence[Source], cache_dir: Path,
         Task(volumes.only(index), tuple(portable(source, places[number % len(places)]) for source in sources))
         for number, (volumes, index) in enumerate(missing)
     ]
-    work = functools.partial(do, cache_dir=cache_dir, threads=max(1, torch.get_num_threads() // workers))
+    work = functools.partial(
+        do, cache_dir=cache_dir, workers=workers, threads=max(1, torch.get_num_threads() // workers)
+    )
     for done, (_, result) in enumerate(parallel.run(work, tasks, workers), start=1):
         if isinstance(result, DataError):
             raise result
@@ -95,9 +98,10 @@ def share(folders: Sequence[Volumes], sources: Sequence[Source], cache_dir: Path
         yield Progress(f"features, this process's share of {world}", done, len(mine))
 
 
-def do(task: Task, cache_dir: Path, threads: int) -> None:
-    """Put one file's rows into the cache."""
+def do(task: Task, cache_dir: Path, workers: int, threads: int) -> None:
+    """Put one file's rows into the cache, as one of so many workers."""
     torch.set_num_threads(threads)
+    keep_freed_memory_if_roomy(workers * memory_needed(task.volumes.shape))
     for _ in extract(task.volumes, task.sources, cache_dir):
         pass
 
