@@ -197,6 +197,9 @@ def test_what_cannot_be_is_said(made: Path, tmp_path: Path) -> None:
         assert (result.code, words in result.err) == (code, True), result.err
         assert "Traceback" not in result.err
     assert not (tmp_path / "x.html").exists()
+    (tmp_path / "mine.html").write_text("my own page")
+    result = wdm("report", made / "samples", "--out", tmp_path / "mine.html")
+    assert (result.code, (tmp_path / "mine.html").read_text()) == (2, "my own page")
     broken = shutil.copytree(made / "run", tmp_path / "broken")
     (broken / "run.json").write_text("{")
     assert "damaged" in wdm("report", broken).err

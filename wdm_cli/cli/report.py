@@ -20,44 +20,53 @@ NAME = "report.html"
 SCORES = "eval.json"
 
 
+FoldersArgument = Annotated[
+    list[Path], typer.Argument(help="A run folder, a folder of samples, or both.", show_default=False)
+]
+BesideOption = Annotated[
+    Path | None, typer.Option("--real", help="Real volumes to set beside. Default: the run's training data.")
+]
+NoRealOption = Annotated[bool, typer.Option("--no-real", help="Show no real volumes, as for a page to give away.")]
+ScoresOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--eval", help="Result of `wdm eval all --out`. Repeatable. Default: eval.json in or beside the samples."
+    ),
+]
+StepsOption = Annotated[
+    Path | None, typer.Option("--steps", help="steps.json of benchmarks/steps.py: quality over sampling steps.")
+]
+ShowOption = Annotated[int, typer.Option("--show", min=1, max=24, help="Volumes of each side to show.")]
+MostOption = Annotated[
+    int, typer.Option("--most", min=2, help="Volumes of each side that are averaged and scored here.")
+]
+NeighboursOption = Annotated[
+    bool,
+    typer.Option("--neighbours/--no-neighbours", help="Find the nearest real volumes (reads all of them once)."),
+]
+ViewerOption = Annotated[bool, typer.Option("--viewer/--no-viewer", help="Put a 3D viewer into the page (1.1 MB).")]
+SizeOption = Annotated[
+    float, typer.Option("--max-mb", min=2, help="Size of the page; the viewer's volumes get the detail that fits.")
+]
+PageOption = Annotated[
+    Path | None, typer.Option("--out", help=f"The file to write. Default: {NAME} in the first folder.")
+]
+
+
 def report(
-    folders: Annotated[
-        list[Path], typer.Argument(help="A run folder, a folder of samples, or both.", show_default=False)
-    ],
-    real: Annotated[
-        Path | None, typer.Option("--real", help="Real volumes to set beside. Default: the run's training data.")
-    ] = None,
-    no_real: Annotated[
-        bool, typer.Option("--no-real", help="Show no real volumes, as for a page to give away.")
-    ] = False,
-    scores: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--eval", help="Result of `wdm eval all --out`. Repeatable. Default: eval.json in or beside the samples."
-        ),
-    ] = None,
-    steps: Annotated[
-        Path | None, typer.Option("--steps", help="steps.json of benchmarks/steps.py: quality over sampling steps.")
-    ] = None,
+    folders: FoldersArgument,
+    real: BesideOption = None,
+    no_real: NoRealOption = False,
+    scores: ScoresOption = None,
+    steps: StepsOption = None,
     held_out: HeldOutOption = None,
     intensity: IntensityOption = None,
-    show: Annotated[int, typer.Option("--show", min=1, max=24, help="Volumes of each side to show.")] = 4,
-    most: Annotated[
-        int, typer.Option("--most", min=2, help="Volumes of each side that are averaged and scored here.")
-    ] = 64,
-    neighbours: Annotated[
-        bool,
-        typer.Option("--neighbours/--no-neighbours", help="Find the nearest real volumes (reads all of them once)."),
-    ] = True,
-    viewer: Annotated[
-        bool, typer.Option("--viewer/--no-viewer", help="Put a 3D viewer into the page (1.1 MB).")
-    ] = True,
-    max_mb: Annotated[
-        float, typer.Option("--max-mb", min=2, help="Size of the page; the viewer's volumes get the detail that fits.")
-    ] = 6,
-    out: Annotated[
-        Path | None, typer.Option("--out", help=f"The file to write. Default: {NAME} in the first folder.")
-    ] = None,
+    show: ShowOption = 4,
+    most: MostOption = 64,
+    neighbours: NeighboursOption = True,
+    viewer: ViewerOption = True,
+    max_mb: SizeOption = 6,
+    out: PageOption = None,
 ) -> None:
     """One HTML file that shows how a model was trained, how its samples look and score. It opens without a network."""
     from wdm_cli.cli.train_data import cache_folder
@@ -68,6 +77,8 @@ def report(
 
     if real and no_real:
         raise ConfigError("--real and --no-real exclude each other")
+    path = out or folders[0] / NAME
+    refuse_foreign(path)
     run, samples = open_folders(folders, intensity)
     beside = None if no_real or samples is None else open_beside(real, run, samples, intensity)
     if beside is None and held_out is not None:
@@ -84,12 +95,23 @@ def report(
     )
     measured = read_steps(steps) if steps else None
     page = follow(build(run, samples, train, found, measured, unseen, settings))
-    path = out or folders[0] / NAME
     write_text(path, page.text)
     if run is not None and page.memorization is not None and beside is not None and run.trained_on(beside.root):
         tell_card(run.folder, page.memorization)
     console.note(f"{len(page.text.encode()) / 1e6:.1f} MB; open it in a browser, it needs no network")
     console.answer(str(path))
+
+
+def refuse_foreign(path: Path) -> None:
+    """A page of wdm is written anew; another file of that name is not."""
+    from wdm_cli.engine.errors import ConfigError
+
+    if path.is_dir():
+        raise ConfigError(f"--out {path}: is a folder", hint=f"--out {path / NAME}")
+    if path.is_file():
+        with path.open("rb") as file:
+            if b"<title>wdm report" not in file.read(2000):
+                raise ConfigError(f"{path}: is there already and no report of wdm", hint="give another --out")
 
 
 def open_folders(folders: list[Path], intensity: str | None) -> tuple[Run | None, Samples | None]:

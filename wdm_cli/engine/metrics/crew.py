@@ -75,9 +75,8 @@ def fill(folders: Sequence[Volumes], sources: Sequence[Source], cache_dir: Path,
         Task(volumes.only(index), tuple(portable(source, places[number % len(places)]) for source in sources))
         for number, (volumes, index) in enumerate(missing)
     ]
-    work = functools.partial(
-        do, cache_dir=cache_dir, workers=workers, threads=max(1, torch.get_num_threads() // workers)
-    )
+    threads = max(1, torch.get_num_threads() // workers)
+    work = functools.partial(do, cache_dir=cache_dir, workers=workers, threads=threads)
     for done, (_, result) in enumerate(parallel.run(work, tasks, workers), start=1):
         if isinstance(result, DataError):
             raise result

@@ -57,7 +57,7 @@ def metric_source(metric: DescribingMetric) -> Source:
 
 
 def memory_needed(shape: tuple[int, int, int]) -> int:
-    """Bytes that a process takes at most for the features of a volume: 0.76 GB were seen at 128³, most of it libraries."""
+    """Bytes that a process takes at most for the features of a volume; 0.76 GB were seen at 128³."""
     return int(0.6e9 + 200 * math.prod(shape))
 
 
