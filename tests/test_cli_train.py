@@ -168,6 +168,32 @@ def test_too_little_memory_ends_with_6(heads: Path, tmp_path: Path, monkeypatch:
     assert "Traceback" not in result.err
 
 
+def test_memory_low_recomputes_and_takes_one_volume_at_a_time(heads: Path, tmp_path: Path) -> None:
+    """The same training up to rounding."""
+    no_dropout = ("--set", "model.dropout=0")
+    losses = []
+    for name, more in (("plain", ()), ("low", ("--memory", "low"))):
+        assert train(heads, tmp_path / name, "--steps", 4, *no_dropout, *more).code == 0
+        about = json.loads((tmp_path / name / "run.json").read_text())["preset"]["train"]
+        assert (about["checkpointing"], about["accumulate"]) == ((True, 2) if more else (False, 1))
+        with (tmp_path / name / "metrics.csv").open() as file:
+            losses.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_memory_auto_recomputes_where_a_step_would_not_fit(heads: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    assert train(heads, tmp_path / "run", "--steps", 2).code == 0
+    before = weights(tmp_path / "run")
+    monkeypatch.setattr("wdm_cli.engine.device.available_memory", lambda device: 10**8)
+    result = train(heads, tmp_path / "poor", "--steps", 2)
+    assert "activations are recomputed (train.checkpointing)" in result.err
+    about = json.loads((tmp_path / "poor" / "run.json").read_text())
+    assert about["preset"]["train"]["checkpointing"] is True
+    assert weights(tmp_path / "poor") == before
+    result = train(heads, tmp_path / "run", "--steps", 3)  # a run continues so, too
+    assert (result.code, "continuing" in result.err) == (0, True)
+
+
 def test_a_time_limit_ends_with_75(heads: Path, tmp_path: Path, monkeypatch: Any) -> None:
     hours = iter(range(1000))  # the clock is looked at once at the start, then between steps
     monkeypatch.setattr(stop, "time", SimpleNamespace(monotonic=lambda: next(hours) * 3600.0))

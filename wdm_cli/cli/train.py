@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from wdm_cli.cli.options import (
     keep_memory_if_roomy,
 )
 from wdm_cli.cli.train_data import find_cases, open_volumes
+from wdm_cli.cli.train_memory import MemoryOption, memory_settings
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +53,7 @@ def train(
     sets: SetOption = None,
     device: DeviceOption = "auto",
     gpus: GpusOption = 1,
+    memory: MemoryOption = "auto",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that fill the cache.")] = 2,
     log: Annotated[
         list[str] | None, typer.Option("--log", help="tb or wandb, besides metrics.csv. Repeatable.")
@@ -73,7 +76,8 @@ def train(
     # what can be refused without torch is refused first, at once
     check_trackers(log or [])
     options = {"data.kind": dataset, "train.steps": steps, "data.dir": str(data_dir) if data_dir else None}
-    resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options=options)
+    settled = partial(resolve, preset, config_file=config, environment=os.environ, sets=sets or ())
+    resolved = settled(options=options)
     run = out or RUNS / safe_name(resolved.preset.name)
     if run.exists() and not run.is_dir():
         raise ConfigError(f"--out {run}: is a file, not a folder")
@@ -83,6 +87,8 @@ def train(
         if not dry_run:
             raise typer.Exit(start_together(gpus, without_option(sys.argv[1:], "--gpus=")))
     chosen = own_device(device, mine)
+    if changed := memory_settings(memory, resolved.preset, chosen, mine.world if mine else gpus):
+        resolved = settled(options=options | changed)
     if dry_run:
         from wdm_cli.cli.dry_run import show_dry_run
 

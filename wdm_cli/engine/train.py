@@ -111,8 +111,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         values = self._accumulate(batch.to(self.device, non_blocking=True)).tolist()
-        limit = settings.clip_norm or math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit).item()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        if settings.clip_norm:  # without a limit a pass over all gradients is saved
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), settings.clip_norm, norm)
+        grad_norm = norm.item()
         finite = math.isfinite(sum(values)) and math.isfinite(grad_norm)
         if finite:
             self.optimizer.step()
