@@ -19,7 +19,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/wdm demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow
