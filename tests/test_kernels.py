@@ -71,6 +71,36 @@ def test_norm_act(
     compare(lean, plain, noise(*shape, dtype=dtype), *norms(shape[1]), layout=layout)
 
 
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "permuted": lambda x: x.permute(0, 1, 4, 2, 3),
+    "every second voxel": lambda x: x[:, :, ::2, :, ::2],
+    "some channels": lambda x: x[:, 8:24],
+}
+
+
+@PRECISIONS
+@pytest.mark.parametrize("small", [0, 2**30], ids=["in pieces", "PyTorch's own"])
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("kernel", [0, 3])
+def test_any_view_of_a_tensor_will_do(view: str, small: int, kernel: int, dtype: torch.dtype, monkeypatch: Any) -> None:
+    """Also for the gradient that comes back."""
+    monkeypatch.setattr(kernels, "SMALL", small)
+    channels = 16 if view == "some channels" else 24
+    conv = (noise(8, channels, 3, 3, 3, seed=3) / 20, noise(8, seed=4)) if kernel else ()
+
+    def of(act: Any, act_conv: Any) -> Callable[..., Tensor]:
+        def function(x: Tensor, weight: Tensor, bias: Tensor, *conv: Tensor) -> Tensor:
+            norm = Norm(weight, bias, 4, 1e-5)
+            out: Tensor = act_conv(VIEWS[view](x), norm, *conv) if conv else act(VIEWS[view](x), norm)
+            return VIEWS["permuted"](out)
+
+        return function
+
+    lean = of(kernels.norm_act, kernels.norm_act_conv)
+    plain = of(kernels.plain_norm_act, kernels.plain_norm_act_conv)
+    compare(lean, plain, noise(2, 24, 6, 4, 8, dtype=dtype), *norms(channels), *conv)
+
+
 @PRECISIONS
 @LAYOUTS
 @pytest.mark.parametrize("resample", ["none", "average_pool", "nearest_upsample"])

@@ -37,6 +37,12 @@ def preferred_layout(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
 
 
+def dense(x: Tensor) -> Tensor:
+    """x itself where it lies in memory as one of the two usual layouts, else a copy: PyTorch's GroupNorm needs one."""
+    usual = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last_3d)
+    return x if usual else preferred_layout(x)
+
+
 # --- SiLU(GroupNorm(x)) ---
 
 
@@ -47,7 +53,7 @@ def plain_norm_act(x: Tensor, norm: Norm) -> Tensor:
 
 def norm_act(x: Tensor, norm: Norm) -> Tensor:
     """`plain_norm_act`, keeping x alone for the backward pass."""
-    return _NormAct.apply(x, *norm)  # type: ignore[no-any-return, no-untyped-call]
+    return _NormAct.apply(dense(x), *norm)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _normalise(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,7 +220,7 @@ def plain_norm_act_conv(
 
 def norm_act_conv(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor, resample: Resample | None = None) -> Tensor:
     """`plain_norm_act_conv`, keeping x alone; the convolution is made in autocast's precision if that is on."""
-    precision = autocast_dtype(x)
+    x, precision = dense(x), autocast_dtype(x)
     if precision is None:
         return _NormActConv.apply(x, *norm, weight, bias, resample, x.dtype)  # type: ignore[no-any-return, no-untyped-call]
     with torch.autocast(x.device.type, enabled=False):
