@@ -16,13 +16,14 @@ import pytest
 from browser import CHROMIUM, Browser
 from command import wdm
 from PIL import Image
-from small import SETS
+from small import SETS, TABLES
 
 from wdm_cli.engine.data.phantom import write_phantoms
 from wdm_cli.engine.data.volume import Volume, read_nifti, write_nifti
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.evaluate import finish
 from wdm_cli.engine.metrics.volumes import Intensity, open_folder
+from wdm_cli.engine.metrics_log import COLUMNS
 from wdm_cli.engine.model_card import write_card
 from wdm_cli.engine.report import Settings, build, look, read_samples, viewer
 
@@ -205,6 +206,56 @@ def test_what_cannot_be_is_said(made: Path, tmp_path: Path) -> None:
     assert "damaged" in wdm("report", broken).err
 
 
+def test_damaged_folders_get_an_answer(made: Path, tmp_path: Path) -> None:
+    about = json.loads((made / "run" / "run.json").read_text())
+    for key, value in [("data", []), ("versions", ["wdm"]), ("argv", 7), ("preset", {"name": "x", "model": 3})]:
+        run = shutil.copytree(made / "run", tmp_path / key)
+        (run / "run.json").write_text(json.dumps(about | {key: value}))
+        result = wdm("report", run)
+        assert (result.code, "Traceback" in result.err) == (3, False), result.err
+        assert str(run / "run.json") in result.err
+    (tmp_path / "data" / "run.json").write_text(json.dumps(about))
+    rest = len(COLUMNS) - 1
+    (tmp_path / "data" / "metrics.csv").write_text("nan" + ",nan" * rest + "\n2" + ",inf" * rest)
+    assert "nothing to show yet" in report(tmp_path / "data").text
+    steps = {"cells": {"a": {"sampler": "ddpm", "steps": 5, "scores": {"kid": {"value": "much"}}}}}
+    (tmp_path / "steps.json").write_text(json.dumps(steps))
+    (tmp_path / "eval.json").write_text(
+        json.dumps({"format": "wdm-eval-1", "warnings": [], "remarks": [], "protocol": {},
+                    "scores": [{"metric": "fid", "name": "fid", "value": "low", "direction": ""}]})
+    )  # fmt: skip
+    for option, file in (("--steps", "steps.json"), ("--eval", "eval.json")):
+        result = wdm("report", made / "samples", option, tmp_path / file, "--out", tmp_path / "page.html")
+        assert (result.code, file in result.err, "Traceback" in result.err) == (3, True, False), result.err
+
+
+def test_one_sample_and_samples_with_gaps(made: Path, tmp_path: Path) -> None:
+    samples = shutil.copytree(made / "samples", tmp_path / "samples")
+    (samples / "sample_000001.nii.gz").unlink()
+    assert "seeds 7 to 9, 2 of these 3" in report(samples, "--out", tmp_path / "page.html").text
+    (samples / "sample_000000.nii.gz").unlink()
+    page = report(samples, "--out", tmp_path / "page.html")
+    assert "seed 9." in page.text
+    assert "a single volume: scores compare several" in page.texts
+
+
+def test_ct_from_samples_to_hounsfield_units(tmp_path: Path) -> None:
+    """Stored in HU, shown in two windows, packed with their values."""
+    data = {"kind": "lidc-idri", "intensity": "fixed-window", "image_size": 8}
+    preset = {"name": "ct", "data": data, "model": TABLES["model"]}
+    about = {"protocol": {"sampler": "dpm++", "steps": 2, "seed": 0}, "preset": preset}
+    hu = [np.random.default_rng(i).integers(-1000, 1000, (8, 8, 8)).astype(np.int16) for i in range(2)]
+    for index, array in enumerate(hu):
+        write_nifti(tmp_path / f"sample_{index:06d}.nii.gz", array, np.eye(4))
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    page = report(tmp_path, "--out", tmp_path / "page.html")
+    assert [a["data-low"] for a in page.of("button") if "data-low" in a] == ["-1350", "-160"]
+    assert "lung: -1350 … 150 HU; soft tissue: -160 … 240 HU" in page.text
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(page.data["volume-1"])))
+    np.testing.assert_allclose(image.get_fdata(), hu[0], atol=1000 / 255 + 0.01)
+    assert len(page.of("img")) == 2 * 2 + 1  # two windows of two volumes, and their mean
+
+
 def test_ct_is_shown_in_lung_and_soft_tissue() -> None:
     volume = Volume(np.linspace(0, 1, 512, dtype=np.float32).reshape(8, 8, 8), np.eye(4))
     both = look.windows(Intensity("fixed-window", (-1000.0, 1000.0)), [volume])
@@ -278,6 +329,12 @@ def test_a_model_card_that_was_edited_is_left_alone(made: Path, tmp_path: Path) 
     card.write_text(mine)
     assert not write_card(run)
     assert card.read_text() == mine
+    card.unlink()
+    card.mkdir()
+    assert not write_card(run)
+    sets = [part for text in [*SETS, "train.log_every=2", "train.preview_every=3"] for part in ("--set", text)]
+    result = wdm("train", "--preset", "tiny", "--data-dir", made / "data", "--out", run, "--steps", 7, *sets)
+    assert (result.code, "is left as it is" in result.err) == (0, True)
 
 
 def pixels(path: Path) -> np.ndarray:

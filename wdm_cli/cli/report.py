@@ -148,6 +148,8 @@ def open_beside(real: Path | None, run: Run | None, samples: Samples, intensity:
     preset = samples.preset or (run.preset if run else None)
     chosen = real or (run.data if run else None)
     if chosen is None:
+        told = f" ({run.preset.data.dir} is not there)" if run and run.preset.data.dir else ""
+        console.note(f"no real volumes beside{told}: --real DIR names them")
         return None
     if real is None:
         console.note(f"real volumes: the training data, {chosen} (--real DIR takes others, --no-real none)")
@@ -158,7 +160,11 @@ def open_beside(real: Path | None, run: Run | None, samples: Samples, intensity:
         return open_dataset(chosen, preset.data)
     except DataError as error:
         if real is not None:
-            raise
+            raise DataError(
+                error.what,
+                why=f"--real is read as the preset {preset.name} reads its data",
+                hint="finished volumes are read with --intensity paper ([0, 1]) or fixed-window (HU)",
+            ) from error
         console.warn(f"no real volumes shown: {error.what}")
         return None
 

@@ -216,7 +216,7 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
                     tracker.add(record.step, scalars(record))
             if record.step % settings.preview_every == 0:
                 write_preview(trainer, run)
-    if trackers is not None:
+    if trackers is not None and trainer.step >= settings.steps:  # after a signal there is no time for it
         write_card_and_progress(run)
 
 
@@ -235,9 +235,10 @@ def describe(record: TrainStep, device: torch.device) -> str:
 
 
 def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
-    """run.json and preset.toml."""
+    """run.json, preset.toml and MODEL_CARD.md."""
     from wdm_cli.config import to_toml
     from wdm_cli.engine.files import write_json, write_text
+    from wdm_cli.engine.model_card import write_card
     from wdm_cli.engine.provenance import provenance
     from wdm_cli.engine.train import fingerprint
 
@@ -252,17 +253,22 @@ def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
     }
     write_json(run / "run.json", about)
     write_text(run / "preset.toml", to_toml(resolved.preset.to_dict()))
+    write_card(run)
 
 
 def write_card_and_progress(run: Path) -> None:
     """MODEL_CARD.md as it stands, unless somebody has made it theirs, and progress.png."""
     from wdm_cli.engine.curves import draw_progress
+    from wdm_cli.engine.errors import WdmError
     from wdm_cli.engine.model_card import NAME, write_card
     from wdm_cli.engine.report import read_run
 
-    draw_progress(run, read_run(run).preview)
-    if not write_card(run):
-        console.note(f"{run / NAME} was changed by hand and is left as it is")
+    try:
+        draw_progress(run, read_run(run).preview)
+        if not write_card(run):
+            console.note(f"{run / NAME} was changed by hand and is left as it is")
+    except WdmError as error:  # the model is saved; this is beside it
+        console.warn(f"{NAME} or progress.png could not be written: {error.what}")
 
 
 def write_preview(trainer: Trainer, run: Path) -> None:

@@ -70,11 +70,12 @@ def read_steps(path: Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         scored = scored_cells(results)
+        complete = [of_steps(scored), results["of"]["preset"]["name"], results["of"]["training_step"]]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not the steps.json of benchmarks/steps.py") from error
-    if not scored:
+    if not complete[0]:
         raise DataError(f"{path}: holds no scores yet", hint="let benchmarks/steps.py run on")
     return dict(results)
 
@@ -86,8 +87,8 @@ def scored_cells(results: dict[str, Any]) -> dict[tuple[str, int], Cell]:
 
 def of_steps(cells: dict[tuple[str, int], Cell], reference: tuple[str, int] | None = None) -> tuple[Chart, ...]:
     """A chart for each score over the number of sampling steps, with what real volumes score and the reference."""
-    charts = []
-    for score, title in TITLES.items():
+    charts: list[Chart] = []
+    for score, title in TITLES.items() if cells else ():
         values = {key: value_of(cell, score) for key, cell in cells.items()}
         floor = floor_of(next(iter(cells.values())), score)
         levels = [("real volumes", floor)] if floor is not None else []

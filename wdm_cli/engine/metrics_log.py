@@ -29,8 +29,8 @@ def read_metrics(path: Path) -> dict[str, NDArray[np.float64]]:
     try:
         with path.open(newline="", errors="replace") as file:
             for cells in csv.reader(file):
-                with contextlib.suppress(ValueError):  # the header, half a line
-                    if len(cells) == len(COLUMNS):
+                with contextlib.suppress(ValueError):  # half a line
+                    if len(cells) == len(COLUMNS) and cells[0].isdecimal():
                         rows.append([float(cell) for cell in cells])
     except FileNotFoundError:
         pass

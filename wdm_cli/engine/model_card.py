@@ -59,7 +59,10 @@ def write_card(folder: Path) -> bool:
         False if somebody has changed the card: it is theirs then, and left as it is.
     """
     path = folder / NAME
-    if path.exists() and not _is_ours(path.read_text(encoding="utf-8", errors="replace")):
+    try:
+        if path.exists() and not _is_ours(path.read_text(encoding="utf-8", errors="replace")):
+            return False
+    except OSError:  # a folder of that name, or not ours to read
         return False
     text = card(read_run(folder))
     write_text(path, f"{text}\n{MARK}{_digest(text)} -->\n")

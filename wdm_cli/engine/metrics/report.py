@@ -78,7 +78,10 @@ def read_report(path: Path) -> Report:
         if content.get("format") != FORMAT:
             raise DataError(f"{path}: not a result of `wdm eval` (format {content.get('format')!r})")
         scores = tuple(Score(**score) for score in content["scores"])
-        return Report(scores, content["protocol"], tuple(content["warnings"]), tuple(content["remarks"]))
+        numbers = [(s.value, s.half_width or 0.0, s.floor or 0.0, s.at_floor_n or 0.0) for s in scores]
+        if not all(isinstance(number, (int, float)) for numbers_of in numbers for number in numbers_of):
+            raise TypeError("a score is no number")
+        return Report(scores, dict(content["protocol"]), tuple(content["warnings"]), tuple(content["remarks"]))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -61,15 +61,16 @@ class Look:
     content: str
 
 
-def inspect(root: str | Path, intensity: Intensity | None = None) -> Steps[Sanity]:
+def inspect(root: str | Path, intensity: Intensity | None = None, least: int = 2) -> Steps[Sanity]:
     """Look at every NIfTI file of a folder: readable, finite, in range, empty, clipped, duplicated, out of line.
 
     Args:
         intensity: how volumes are stored; None takes it from the folder's run.json, else `paper`.
+        least: how many files there must be.
     """
     root = Path(root)
     scheme = intensity or recorded_intensity(root) or Intensity()
-    files, looks, findings = nifti_files(root), [], []
+    files, looks, findings = nifti_files(root, least), [], []
     for done, path in enumerate(files, start=1):
         try:
             volume = read_nifti(path)

@@ -105,7 +105,7 @@ class Volumes(Sequence[NDArray[np.float32]]):
     def subset(self, indices: Sequence[int]) -> Volumes:
         """Some of the volumes, at least two."""
         files = tuple(self.files[index] for index in indices)
-        require_two(self.root, files)
+        require(self.root, files)
         return dataclasses.replace(self, files=files, hashes={})
 
     def only(self, index: int) -> Volumes:
@@ -134,17 +134,17 @@ class Volumes(Sequence[NDArray[np.float32]]):
         return {"folder": str(self.root), "n": len(self), "files_sha256": self.files_sha256}
 
 
-def open_folder(root: str | Path, intensity: Intensity | None = None) -> Volumes:
+def open_folder(root: str | Path, intensity: Intensity | None = None, least: int = 2) -> Volumes:
     """A folder of finished volumes (samples, or any NIfTI files of one shape).
 
     Args:
         intensity: how they are stored; None takes it from the folder's run.json, else `paper`.
 
     Raises:
-        DataError: fewer than two NIfTI files, or files of different shapes (from their headers).
+        DataError: fewer than `least` NIfTI files, or files of different shapes (from their headers).
     """
     root = Path(root)
-    files = nifti_files(root)
+    files = nifti_files(root, least)
     shape = header_shape(files[0])
     for path in files[1:]:
         if (other := header_shape(path)) != shape:
@@ -157,7 +157,7 @@ def open_dataset(root: str | Path, dataset: Dataset) -> Volumes:
     root = Path(root)
     inventory = dataset.find(root)
     files = tuple(case.path for case in inventory.cases)
-    require_two(root, files)
+    require(root, files)
     return Volumes(root, files, dataset.shape, Intensity(dataset.intensity, dataset.window), dataset)
 
 
@@ -180,7 +180,7 @@ def recorded_intensity(root: Path) -> Intensity | None:
         ) from error
 
 
-def nifti_files(root: Path) -> tuple[Path, ...]:
+def nifti_files(root: Path, least: int = 2) -> tuple[Path, ...]:
     """All NIfTI files below a folder, sorted; temporary files and hidden folders are left out.
 
     Raises:
@@ -190,7 +190,7 @@ def nifti_files(root: Path) -> tuple[Path, ...]:
         raise DataError(f"{root}: no such folder")
     found = (path for path in root.rglob("*") if path.name.lower().endswith((".nii", ".nii.gz")))
     files = tuple(sorted(p for p in found if p.is_file() and not is_hidden(p.relative_to(root))))
-    require_two(root, files)
+    require(root, files, least)
     return files
 
 
@@ -198,12 +198,13 @@ def is_hidden(path: Path) -> bool:
     return any(part == PARTIAL or part.startswith(".") for part in path.parts)
 
 
-def require_two(root: Path, files: Sequence[Path]) -> None:
-    """Raise DataError for fewer than two files: every score compares volumes."""
-    if len(files) < 2:
+def require(root: Path, files: Sequence[Path], least: int = 2) -> None:
+    """Raise DataError for fewer files; two at least where volumes are compared."""
+    if len(files) < least:
         only = f" ({files[0].name})" if files else ""
         raise DataError(
-            f"{root}: {len(files)} NIfTI file{'s' * (len(files) != 1)}{only}, an evaluation needs at least 2",
+            f"{root}: {len(files)} NIfTI file{'s' * (len(files) != 1)}{only}"
+            + (f", an evaluation needs at least {least}" if least > 1 else ""),
             hint="the paper uses 1000; a few hundred give a usable comparison at equal n",
         )
 

@@ -91,7 +91,7 @@ def _facts(run: Run | None, samples: Samples | None, real: Volumes | None) -> li
         cases = run.about.get("data", {}).get("cases")
         rows.append(("training", f"{run.step:,} of {run.preset.train.steps:,} steps on {cases} volumes"))
     if samples is not None:
-        rows.append(("samples", methods.of_sampling(samples.protocol, len(samples.volumes))))
+        rows.append(("samples", methods.of_sampling(samples.protocol, len(samples.volumes), samples.seeds)))
     if samples is not None and real is not None:
         how = ", read as the training data are" if real.dataset else ""
         rows.append(("real volumes", f"{len(real):,} of {real.root}{how}"))

@@ -59,14 +59,16 @@ def compare(
     if len(some) < len(made):
         draft.warnings.append(f"averages and scores made here are of the first {len(some)} of {len(made):,} volumes")
     else:
-        found = yield from inspect(made.root, made.intensity)
+        found = yield from inspect(made.root, made.intensity, least=1)
         draft.warnings += [f"{finding.file.name}: {finding.text}" for finding in found.findings[:FINDINGS_SHOWN]]
         if len(found.findings) > FINDINGS_SHOWN:
             draft.warnings.append(f"{len(found.findings) - FINDINGS_SHOWN} more: wdm eval sanity --fake {made.root}")
     windows = _side_by_side(draft, made, real)
     yield from _averages(draft, some, some_real, windows[0])
     reports = list(scores)
-    if not reports and some_real is not None:
+    if len(made) < 2:
+        draft.warnings.append("a single volume: scores compare several")
+    elif not reports and some_real is not None:
         reports = [(yield from evaluate.without_network(some, some_real, Options(cache_dir=settings.cache_dir)))]
     _scores(draft, reports)
     if real is not None and settings.neighbours:

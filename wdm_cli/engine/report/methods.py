@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from wdm_cli.engine.preset import Preset
@@ -36,26 +37,36 @@ def of_training(preset: Preset, step: int, cases: int | None, version: str) -> s
     )
 
 
-def of_sampling(protocol: dict[str, Any], count: int) -> str:
+def of_sampling(protocol: dict[str, Any], count: int, seeds: Sequence[int]) -> str:
     """How volumes were made."""
     if "sampler" not in protocol:
         return f"{count:,} volumes were examined; how they were made is not recorded."
-    seed = int(protocol.get("seed", 0))
     weights = "averaged (EMA) weights" if protocol.get("weights") == "ema" else "weights as trained"
     sampler = f"{protocol['sampler']} in {protocol.get('steps')} steps"
     return (
         f"{count:,} volumes were sampled with {sampler} from the {weights} in {protocol.get('precision', 'float32')}; "
-        f"seeds {seed} to {seed + count - 1}."
+        f"{_seeds(seeds)}."
     )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if not seeds:
+        return "seeds not recorded"
+    first, last = min(seeds), max(seeds)
+    if first == last:
+        return f"seed {first}"
+    gaps = "" if last - first + 1 == len(seeds) else f", {len(seeds)} of these {last - first + 1}"
+    return f"seeds {first} to {last}{gaps}"
 
 
 def of_scores(protocol: dict[str, Any]) -> str:
     """How scores were measured."""
     kinds = ", ".join(protocol.get("metrics") or {})
     real, fake, extractor = protocol.get("real"), protocol.get("fake") or {}, protocol.get("extractor")
-    text = f"Scores ({kinds}) were computed with wdm {protocol['versions']['wdm']} on {fake.get('n')} generated volumes"
+    version = (protocol.get("versions") or {}).get("wdm", "?")
+    text = f"Scores ({kinds}) were computed with wdm {version} on {fake.get('n')} generated volumes"
     if real:
-        text += f" against {real['n']} real ones"
+        text += f" against {real.get('n')} real ones"
     if extractor:
-        text += f", with features of {extractor['name']} (sha256 {extractor['sha256'][:16]})"
+        text += f", with features of {extractor.get('name')} (sha256 {str(extractor.get('sha256'))[:16]})"
     return f"{text}; seed {protocol.get('seed', 0)}."

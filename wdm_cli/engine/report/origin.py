@@ -24,7 +24,8 @@ PREVIEW_BYTES = 400_000  # a larger picture would take the room of the volumes
 
 def training(draft: Draft, run: Run) -> None:
     """Curves, and the newest picture that training drew."""
-    if skipped := int(np.nansum(run.metrics["skipped"])):
+    counts = run.metrics["skipped"]
+    if skipped := int(counts[np.isfinite(counts)].sum()):
         draft.warnings.append(f"{skipped} training steps were skipped because of values that are not finite")
     if run.step < run.preset.train.steps:
         draft.warnings.append(f"the training stands at step {run.step:,} of {run.preset.train.steps:,}")
@@ -33,7 +34,9 @@ def training(draft: Draft, run: Run) -> None:
         parts.append(page.box("charts", map(svg, curves.of_training(run.metrics))))
         every = run.preset.train.log_every
         parts.append(page.paragraph(f"Means over {every} steps; metrics.csv has the gradient norm too.", "note"))
-    if run.preview is not None and run.preview.stat().st_size <= PREVIEW_BYTES:
+    if run.preview is not None and run.preview.stat().st_size > PREVIEW_BYTES:
+        parts.append(page.paragraph(f"{run.preview} is too large for this page.", "note"))
+    elif run.preview is not None:
         encoded = base64.b64encode(run.preview.read_bytes()).decode()
         text = f"samples while training: {run.preview.name}"
         parts.append(page.image(f"data:image/png;base64,{encoded}", text, text))
@@ -61,7 +64,7 @@ def methods_to_paste(draft: Draft, run: Run | None, samples: Samples | None, sco
         version = (about.get("versions") or {}).get("wdm", __version__)
         texts.append(methods.of_training(preset, step, cases, version))
     if samples is not None:
-        texts.append(methods.of_sampling(samples.protocol, len(samples.volumes)))
+        texts.append(methods.of_sampling(samples.protocol, len(samples.volumes), samples.seeds))
     texts += [methods.of_scores(report.protocol) for report in scores]
     draft.sections.append(page.section("Methods, to paste", page.paragraph(" ".join(texts)), page.code(BIBTEX)))
 

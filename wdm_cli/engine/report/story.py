@@ -16,6 +16,9 @@ from wdm_cli.engine.metrics.volumes import Intensity, Volumes, open_folder
 from wdm_cli.engine.metrics_log import read_metrics
 from wdm_cli.engine.preset import Preset, from_dict
 
+KINDS: dict[str, type] = {"versions": dict, "data": dict, "protocol": dict, "argv": list, "checkpoint": str}
+"""What stands under the keys of run.json that are used here."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -62,6 +65,13 @@ class Samples:
         return dict(self.about.get("protocol") or {})
 
     @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of every volume, by the rule seed + index; none for volumes of another tool."""
+        found = (re.match(r"sample_(\d+)\.", path.name) for path in self.volumes.files)
+        first = self.protocol.get("seed")
+        return tuple(int(first) + int(match[1]) for match in found if match) if isinstance(first, int) else ()
+
+    @property
     def run(self) -> Path | None:
         """The run whose checkpoint made them, if it is where it was."""
         checkpoint = self.about.get("checkpoint")
@@ -96,16 +106,18 @@ def read_samples(folder: Path, intensity: Intensity | None = None) -> Samples:
     """A folder of generated volumes.
 
     Raises:
-        DataError: fewer than two volumes, or of different shapes, or run.json is damaged.
+        DataError: no volume, or of different shapes, or run.json is damaged.
     """
     about, preset = _about(folder) if (folder / "run.json").is_file() else ({}, None)
-    return Samples(open_folder(folder, intensity), about, preset)
+    return Samples(open_folder(folder, intensity, least=1), about, preset)
 
 
 def _about(folder: Path) -> tuple[dict[str, Any], Preset | None]:
     path = folder / "run.json"
     try:
         about = dict(json.loads(path.read_text(encoding="utf-8")))
+        if wrong := [key for key, kind in KINDS.items() if not isinstance(about.get(key, kind()), kind)]:
+            raise ValueError(f"{wrong[0]} is no {KINDS[wrong[0]].__name__}")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, TypeError) as error:
