@@ -78,6 +78,8 @@ def test_threads_that_hinder_each_other() -> None:
 
 def test_settings_in_the_environment_are_named_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WDM_DATA_DIR", "/data/Jane_Doe")
+    for name in about.THREAD_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     facts = about.machine_facts()
     assert "WDM_DATA_DIR" in facts["WDM_ variables"]

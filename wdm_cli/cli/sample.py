@@ -146,7 +146,7 @@ def settings_of(source: Checkpoint, preset: str | None, sets: list[str], options
 def say_sampler(settings: Preset, source: Checkpoint, preset: str | None) -> None:
     """Which sampler makes the volumes; if it is the model's own and slow, also the fast one."""
     from wdm_cli.config import resolve
-    from wdm_cli.engine.samplers import DPMSolverPP
+    from wdm_cli.engine.samplers import DDPM, DPMSolverPP
 
     own = (source.preset or resolve(preset or "").preset).sample
     sampler, fast = settings.sample, DPMSolverPP()
@@ -158,6 +158,8 @@ def say_sampler(settings: Preset, source: Checkpoint, preset: str | None) -> Non
             f", the model's own. `--sampler {fast.kind}` takes {fast.steps}, in 1/{sampler.steps // fast.steps} of the "
             "time; docs/sampling.md shows what fewer steps cost"
         )
+    elif source.preset is None and sampler.kind != DDPM().kind:
+        text += "; the paper's way is `--sampler ddpm --steps 1000`, docs/sampling.md compares them"
     console.note(text)
 
 
