@@ -82,6 +82,8 @@ def test_what_the_wheel_holds(built: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
     assert names >= {f"wdm_cli/presets/{name}.toml" for name in preset_names()} | {"wdm_cli/engine/weights.json"}
+    assets = ("niivue.umd.js.gz", "niivue.json", "LICENSES.txt", "viewer.js", "page.css")
+    assert names >= {f"wdm_cli/engine/report/assets/{name}" for name in assets}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert all(name.startswith(("wdm_cli/", "wdm_cli-")) for name in names), "tests and tools stay at home"
 
@@ -109,3 +111,6 @@ def test_the_installed_command_trains_and_samples(installed: Path, tmp_path: Pat
     sampled = run(installed, "sample", "-n", "1", "--out", "samples", cwd=tmp_path)
     assert sampled.returncode == 0, sampled.stderr
     assert (tmp_path / "samples" / "sample_000000.nii.gz").is_file()
+    reported = run(installed, "report", "samples", cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert (tmp_path / "samples" / "report.html").stat().st_size > 1_000_000  # with the viewer

@@ -20,7 +20,7 @@
     document.head.append(script);
     const viewer = new niivue.Niivue({
       backColor: [0.06, 0.07, 0.09, 1], multiplanarLayout: 2, multiplanarShowRender: 1, crosshairColor: [0.85, 0.51, 0.17, 0.8],
-      isRadiologicalConvention: true, dragAndDropEnabled: false, show3Dcrosshair: true, logLevel: "error",
+      isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, show3Dcrosshair: true, logLevel: "error",
       onLocationChange: (place) => { byId("viewer-value").textContent = place.string; },
     });
     await viewer.attachToCanvas(byId("viewer-canvas"));
