@@ -75,6 +75,9 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "permuted": lambda x: x.permute(0, 1, 4, 2, 3),
     "every second voxel": lambda x: x[:, :, ::2, :, ::2],
     "some channels": lambda x: x[:, 8:24],
+    "one plane in memory as x, z": lambda x: (
+        x[:1, :, :1, :2].permute(0, 3, 4, 2, 1).contiguous().permute(0, 4, 3, 1, 2)
+    ),
 }
 
 
@@ -190,8 +193,8 @@ def test_freed_memory_can_stay_with_the_process() -> None:
         "print(faults() - before)"
     )
     kept, faults = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
-    if kept == b"True":  # 20 tensors of 32 MB are 160,000 pages
-        assert int(faults) < 20_000  # the first of them may be new memory
+    if kept == b"True":  # 20 tensors of 8,192 pages: all new without it, the first few places with it
+        assert int(faults) <= 4 * 8192
 
 
 def test_a_network_that_is_first_built_on_the_meta_device_leaves_the_transform_sound() -> None:

@@ -38,9 +38,16 @@ def preferred_layout(x: Tensor) -> Tensor:
 
 
 def dense(x: Tensor) -> Tensor:
-    """x itself where it lies in memory as one of the two usual layouts, else a copy: PyTorch's GroupNorm needs one."""
-    usual = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last_3d)
-    return x if usual else preferred_layout(x)
+    """On a CPU, x [B, C, D, H, W] in one of the two usual layouts; copied only if it lies otherwise in memory.
+
+    PyTorch's GroupNorm refuses the rest there, and even a usual one with unusual strides at sides of length 1.
+    """
+    if x.device.type != "cpu":
+        return x
+    if x.is_contiguous():
+        return x.view(-1).view(x.shape)
+    voxels = x.permute(0, 2, 3, 4, 1)
+    return voxels.reshape(-1).view(voxels.shape).permute(0, 4, 1, 2, 3)
 
 
 # --- SiLU(GroupNorm(x)) ---
@@ -53,7 +60,7 @@ def plain_norm_act(x: Tensor, norm: Norm) -> Tensor:
 
 def norm_act(x: Tensor, norm: Norm) -> Tensor:
     """`plain_norm_act`, keeping x alone for the backward pass."""
-    return _NormAct.apply(dense(x), *norm)  # type: ignore[no-any-return, no-untyped-call]
+    return _NormAct.apply(x, *norm)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _normalise(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,6 +79,7 @@ def _activate(normed: Tensor, dtype: torch.dtype) -> Tensor:
 class _NormAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *norm: Any) -> Tensor:
+        x = dense(x)  # in here it costs autograd nothing
         normed, mean, rstd = _normalise(x, Norm(*norm))
         ctx.save_for_backward(x, norm[0], norm[1], mean, rstd)
         ctx.settings = norm[2:]
@@ -220,7 +228,7 @@ def plain_norm_act_conv(
 
 def norm_act_conv(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor, resample: Resample | None = None) -> Tensor:
     """`plain_norm_act_conv`, keeping x alone; the convolution is made in autocast's precision if that is on."""
-    x, precision = dense(x), autocast_dtype(x)
+    precision = autocast_dtype(x)
     if precision is None:
         return _NormActConv.apply(x, *norm, weight, bias, resample, x.dtype)  # type: ignore[no-any-return, no-untyped-call]
     with torch.autocast(x.device.type, enabled=False):
@@ -231,6 +239,7 @@ class _NormActConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *inputs: Any) -> Tensor:
         *norm, weight, bias, resample, precision = inputs
+        x = dense(x)  # in here it costs autograd nothing
         normed, mean, rstd = _normalise(x, Norm(*norm))
         ctx.save_for_backward(x, norm[0], norm[1], mean, rstd, weight)
         ctx.settings = norm[2], norm[3], resample, precision
