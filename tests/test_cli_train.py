@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 import tomllib
@@ -106,6 +107,15 @@ def test_a_changed_setting_ends_with_2_and_a_damaged_newest_is_passed_over(heads
     broken = train(heads, run, "--steps", 9)
     assert broken.code == 3
     assert "none of its" in broken.err
+
+
+def test_refused_data_leave_nothing_behind(heads: Path, tmp_path: Path) -> None:
+    shutil.copytree(heads, tmp_path / "data")
+    case = next((tmp_path / "data").rglob("*.nii.gz"))
+    case.write_bytes(b"not a volume")
+    result = train(tmp_path / "data", tmp_path / "runs" / "new", "--steps", 1)
+    assert (result.code, case.name in result.err) == (3, True)
+    assert not (tmp_path / "runs" / "new").exists()
 
 
 def test_missing_data_creates_nothing(tmp_path: Path) -> None:

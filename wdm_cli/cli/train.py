@@ -173,6 +173,8 @@ def check_writable(run: Path) -> None:
     with atomic_publish(run / ".writable") as probe:
         probe.write_bytes(b"")
     (run / ".writable").unlink()
+    with contextlib.suppress(OSError):  # a new folder: if the data are refused nothing is left behind
+        run.rmdir()
 
 
 def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list[str]) -> None:
