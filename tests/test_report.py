@@ -139,7 +139,8 @@ def test_real_volumes_stand_beside_and_are_scored(made: Path, tmp_path: Path) ->
     assert "spectrum" in page.texts
     assert "n_copies" in page.texts
     card = (made / "run" / "MODEL_CARD.md").read_text()
-    assert "compared: 3 samples with 4 training volumes" in card
+    assert "compared: 3 samples of training step 6 (files sha256 " in card
+    assert ") with 4 training volumes" in card
     assert json.loads((made / "run" / "memorization.json").read_text())["protocol"]["real"]["n"] == 4
 
 
@@ -329,6 +330,12 @@ def test_a_model_card_that_was_edited_is_left_alone(made: Path, tmp_path: Path) 
     card.write_text(mine)
     assert not write_card(run)
     assert card.read_text() == mine
+    card.unlink()
+    for content in ("{", json.dumps({"format": "wdm-eval-1", "scores": [], "protocol": {"real": None, "fake": 3},
+                                     "warnings": [], "remarks": []})):  # fmt: skip
+        (run / "memorization.json").write_text(content)
+        assert write_card(run)
+        assert "memorization.json beside this file cannot be read" in card.read_text()
     card.unlink()
     card.mkdir()
     assert not write_card(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 NAME = "report.html"
 SCORES = "eval.json"
-
 
 FoldersArgument = Annotated[
     list[Path], typer.Argument(help="A run folder, a folder of samples, or both.", show_default=False)
@@ -97,7 +97,7 @@ def report(
     page = follow(build(run, samples, train, found, measured, unseen, settings))
     write_text(path, page.text)
     if run is not None and page.memorization is not None and beside is not None and run.trained_on(beside.root):
-        tell_card(run.folder, page.memorization)
+        tell_card(run.folder, page.memorization, samples.about.get("step") if samples else None)
     console.note(f"{len(page.text.encode()) / 1e6:.1f} MB; open it in a browser, it needs no network")
     console.answer(str(path))
 
@@ -169,14 +169,15 @@ def open_beside(real: Path | None, run: Run | None, samples: Samples, intensity:
         return None
 
 
-def tell_card(run: Path, found: Report) -> None:
-    """What was found of copies of the training volumes belongs into the model card, too."""
+def tell_card(run: Path, found: Report, step: int | None) -> None:
+    """What was found of copies among samples of this training step belongs into the model card, too."""
     from wdm_cli.engine.errors import ResourceError
     from wdm_cli.engine.files import write_json
     from wdm_cli.engine.model_card import MEMORIZATION, NAME, write_card
 
     try:
-        write_json(run / MEMORIZATION, found.to_dict())
+        stamped = dataclasses.replace(found, protocol=found.protocol | {"training_step": step})
+        write_json(run / MEMORIZATION, stamped.to_dict())
         if not write_card(run):
             console.note(f"{run / NAME} was changed by hand and is left as it is; the result is in {MEMORIZATION}")
     except ResourceError as error:

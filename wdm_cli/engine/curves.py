@@ -69,13 +69,13 @@ def read_steps(path: Path) -> dict[str, Any]:
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        scored = scored_cells(results)
-        complete = [of_steps(scored), results["of"]["preset"]["name"], results["of"]["training_step"]]
+        charts = of_steps(scored_cells(results))
+        _ = results["of"]["preset"]["name"], results["of"]["training_step"]  # what a report says of them
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not the steps.json of benchmarks/steps.py") from error
-    if not complete[0]:
+    if not charts:
         raise DataError(f"{path}: holds no scores yet", hint="let benchmarks/steps.py run on")
     return dict(results)
 

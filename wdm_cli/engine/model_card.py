@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import write_text
 from wdm_cli.engine.metrics.report import read_report
 from wdm_cli.engine.report import methods
@@ -105,14 +106,17 @@ def _memorization(folder: Path, name: str) -> str:
             f"Not measured yet. `wdm report {name} samples/` looks for the nearest training volume of every sample and "
             "writes the result here. Until then assume that samples may be copies of patients."
         )
-    report = read_report(path)
-    of = report.protocol
+    try:
+        report = read_report(path)
+        made, trained, step = report.protocol["fake"], report.protocol["real"], report.protocol["training_step"]
+        compared = (
+            f"{made['n']} samples of training step {step} (files sha256 {made['files_sha256'][:16]}) with "
+            f"{trained['n']} training volumes (sha256 {trained['files_sha256'][:16]})"
+        )
+    except (DataError, KeyError, TypeError):  # the card must not fail for it
+        return f"{MEMORIZATION} beside this file cannot be read as a result of `wdm report`."
     lines = [(score.name, f"{score.value:.4g} ({score.direction})") for score in report.scores]
-    return (
-        _lines(("compared", f"{of['fake']['n']} samples with {of['real']['n']} training volumes"), *lines)
-        + "\n\n"
-        + "\n".join(report.remarks[-1:])
-    )
+    return _lines(("compared", compared), *lines) + "\n\n" + "\n".join(report.remarks[-1:])
 
 
 def _is_ours(text: str) -> bool:

@@ -18,6 +18,7 @@ from wdm_cli.engine.report.story import Run, Samples
 
 MARGIN = 20_000  # bytes for what comes after the volumes
 DEFAULTS = Settings()
+PRIVATE = "this page shows real volumes and the names of their files: pass it on only as the data may be passed on"
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,6 @@ class Page:
 
     text: str
     memorization: Report | None
-
-
-PRIVATE = "this page shows real volumes and the names of their files: pass it on only as the data may be passed on"
 
 
 def build(

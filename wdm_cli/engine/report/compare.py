@@ -46,7 +46,6 @@ def compare(
 
     Args:
         scores: results of `wdm eval`; without any, the scores that need no network are computed here.
-
         trained: whether `real` is what the model was trained on.
 
     Returns:
