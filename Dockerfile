@@ -6,6 +6,10 @@ COPY presets presets
 COPY wdm_cli wdm_cli
 RUN python -m venv /opt/wdm \
     && /opt/wdm/bin/pip install --no-cache-dir -c constraints.txt .
+# the loops that would otherwise be compiled at first use, for every kind of processor
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && /opt/wdm/bin/python -c "from wdm_cli.engine import native; native.build_for_any()"
 
 FROM python:3.12.12-slim-bookworm
 RUN useradd --create-home --uid 1000 wdm

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from wdm_cli.config import resolve
-from wdm_cli.engine import wavelet
+from wdm_cli.engine import native, wavelet
 from wdm_cli.engine.bench import InMemory, sampling_step, timed, training_step
 from wdm_cli.engine.device import keep_freed_memory
 from wdm_cli.engine.models import blocks, kernels, unet, wavunet
@@ -33,10 +33,11 @@ from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.provenance import versions
 
 CPU = torch.device("cpu")
-FORMS = {
-    "plain float32": (["train.precision=float32"], True),
-    "float32": (["train.precision=float32"], False),
-    "bf16": (["train.precision=bf16"], False),
+FORMS = {  # precision, plain, with the compiled loops
+    "plain float32": ("float32", True, False),
+    "float32": ("float32", False, True),
+    "bf16": ("bf16", False, True),
+    "bf16, no g++": ("bf16", False, False),
 }
 
 
@@ -69,8 +70,9 @@ def plain_kernels() -> Iterator[None]:
         yield
 
 
-def measure(preset: Preset, plain: bool, steps: int) -> tuple[float, float, float]:
+def measure(preset: Preset, plain: bool, compiled: bool, steps: int) -> tuple[float, float, float]:
     """Seconds of a pass and of a training step, and the peak memory of the process in GB."""
+    native.switch(compiled)
     if not plain:
         keep_freed_memory()
     with plain_kernels() if plain else contextlib.nullcontext():
@@ -89,9 +91,10 @@ def networks(name: str, size: int, steps: int, sets: list[str]) -> None:
     print(f"{name} at {size}³, one volume, {steps} steps each; pass = network and clamping in image space")
     print(f"{'form':<16}{'pass s':>9}{'times':>7}{'step s':>9}{'times':>7}{'peak GB':>9}{'share':>7}")
     base: tuple[float, float, float] | None = None
-    for form, (own, plain) in FORMS.items():
-        preset = resolve(name, sets=["train.batch_size=1", f"data.image_size={size}", *sets, *own]).preset
-        found = in_a_fresh_process(measure, preset, plain, steps)
+    for form, (precision, plain, compiled) in FORMS.items():
+        own = ["train.batch_size=1", f"data.image_size={size}", f"train.precision={precision}"]
+        preset = resolve(name, sets=[*own, *sets]).preset
+        found = in_a_fresh_process(measure, preset, plain, compiled, steps)
         base = base or found
         ratios = base[0] / found[0], base[1] / found[1], found[2] / base[2]
         print(
@@ -148,9 +151,11 @@ def step_parts() -> None:
             )
             time_of(f"convolution, {name}", lambda x=x, weight=weight: torch.conv3d(x, weight, padding=1))
         norm = kernels.Norm(torch.ones(64), torch.zeros(64), 32, 1e-5)
-        mean, rstd = kernels._normalise(x, norm)[1:]
+        mean, rstd = kernels._norm_act(x, norm)[1:]
         saved = (x, mean.to(dtype), rstd.to(dtype)) if dtype == torch.float32 else (x, mean, rstd)
         arguments = (norm.weight, 1, 64, 64**3, 32, [True] * 3)
+        time_of("SiLU(GroupNorm), PyTorch's", lambda x=x, norm=norm: kernels.plain_norm_act(x, norm))
+        time_of("SiLU(GroupNorm), ours", lambda x=x, norm=norm: kernels._norm_act(x, norm))
         time_of(
             "GroupNorm gradient, PyTorch's, channels-last",
             lambda x=x, s=saved, a=arguments: torch.ops.aten.native_group_norm_backward(x, *s, *a),

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from steps_report import write_report
 
-from wdm_cli.cli.options import keep_memory_if_roomy
+from wdm_cli.cli.options import make_cpu_fast
 from wdm_cli.cli.sample import find_source, sample_into, settings_of
 from wdm_cli.engine import evaluate
 from wdm_cli.engine.checkpoint import Checkpoint, build_network
@@ -199,7 +199,7 @@ def seconds(bench: Bench, name: str, steps: int) -> float:
     """Seconds for one volume by itself in float32, the least of up to three after one that warms up."""
     network, _ = build_network(bench.source, bench.preset if bench.source.preset is None else None, ema=True)
     network = network.to(choose_device("auto"))
-    keep_memory_if_roomy(choose_device("auto"), network, bench.preset, training=False, batch_size=1)  # as `wdm sample`
+    make_cpu_fast(choose_device("auto"), network, bench.preset, training=False, batch_size=1)  # as `wdm sample`
     times = []
     for count in (3, *[steps] * (3 if steps <= 25 else 1)):
         made = generate(network, bench.settings(name, count), [0])

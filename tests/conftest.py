@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from wdm_cli.engine import native
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -22,6 +24,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("WDM_")]:
             patch.delenv(name)
         patch.setenv("WDM_CACHE_DIR", str(cache))
+        native.keep_in(cache / "kernels")  # as the command would
         torch.set_num_threads(1)
         yield
 

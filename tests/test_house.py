@@ -14,8 +14,10 @@ HEAVY = ("torch", "numpy", "nibabel", "pydicom", "SimpleITK", "pywt", "scipy", "
 
 # the lower may not know the higher; a package stands for its modules
 LAYERS = (
-    ("__init__.py", "engine/__init__.py", "engine/errors.py", "engine/haar.py", "engine/wavelet.py", "engine/files.py"),
+    ("__init__.py", "engine/__init__.py", "engine/errors.py", "engine/files.py"),
     ("engine/machine.py",),
+    ("engine/native/",),
+    ("engine/haar.py", "engine/wavelet.py"),
     ("engine/diffusion.py", "engine/models/", "engine/samplers/", "engine/data/", "engine/dicom/", "engine/picture.py",
      "engine/claims.py", "engine/safe_load.py", "engine/metrics/", "engine/provenance.py", "engine/device.py"),
     ("engine/preset.py",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,14 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wdm_cli.engine import native
 from wdm_cli.engine.haar import haar, inverse_haar
 from wdm_cli.engine.models import kernels
 from wdm_cli.engine.models.kernels import Norm
 from wdm_cli.engine.wavelet import plain_dwt, plain_idwt
 
+COMPILED = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "PyTorch's own"])
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=str)
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # bf16 keeps eight bits
+
+
+@pytest.fixture(autouse=True)
+def _compiled_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With the compiled loops, but where a test's parameter `compiled` says no."""
+    native.switch(getattr(request.node, "callspec", None) is None or request.node.callspec.params.get("compiled", True))
+    yield
+    native.switch(True)
 
 
 def compare(
@@ -57,18 +67,52 @@ SHAPES = [(2, 8, 3, 5, 4), (1, 24, 6, 4, 2), (2, 64, 16, 12, 8), (1, 8, 1, 1, 2)
 
 @PRECISIONS
 @LAYOUTS
-@pytest.mark.parametrize("small", [0, 2**30], ids=["in pieces", "PyTorch's own"])
+@COMPILED
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_norm_act(
-    shape: tuple[int, ...], small: int, layout: torch.memory_format, dtype: torch.dtype, monkeypatch: Any
-) -> None:
-    monkeypatch.setattr(kernels, "SMALL", small)
+def test_norm_act(shape: tuple[int, ...], compiled: bool, layout: torch.memory_format, dtype: torch.dtype) -> None:
 
     def of(function: Any) -> Callable[..., Tensor]:
         return lambda x, weight, bias: function(x, Norm(weight, bias, 4, 1e-5))
 
     lean, plain = of(kernels.norm_act), of(kernels.plain_norm_act)
     compare(lean, plain, noise(*shape, dtype=dtype), *norms(shape[1]), layout=layout)
+
+
+@PRECISIONS
+def test_norm_act_keeps_the_digits_of_a_small_variance_beside_a_large_mean(dtype: torch.dtype) -> None:
+    """Against float64, where float32 sums of squares would leave nothing."""
+    x = (noise(1, 8, 16, 16, 16).double() + 3000).to(dtype)
+    weight, bias = norms(8)
+    exact = F.silu(F.group_norm(x.double(), 4, weight.double(), bias.double(), 1e-5))
+    ours = kernels.norm_act(x, Norm(weight, bias, 4, 1e-5))
+    assert (ours - exact).abs().max() <= 50 * TOLERANCE[dtype] * exact.abs().max()  # 3000 takes digits from x itself
+
+
+@PRECISIONS
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_not_hidden(bad: float, dtype: torch.dtype) -> None:
+    x = noise(1, 8, 4, 4, 4, dtype=dtype)
+    x[0, 3, 1, 2, 3] = bad
+    assert not kernels.norm_act(x, Norm(*norms(8), 4, 1e-5))[0, 2:4].isfinite().any()
+    leaf = noise(1, 8, 4, 4, 4, dtype=dtype).requires_grad_()
+    kernels.norm_act(leaf, Norm(*norms(8), 4, 1e-5)).backward(x)
+    assert leaf.grad is not None
+    assert not leaf.grad[0, 2:4].isfinite().any()
+    assert not haar(x).isfinite().all()
+    assert not kernels.average_pool(x).isfinite().all()
+
+
+@PRECISIONS
+def test_results_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
+    x, grad = (noise(2, 24, 16, 16, 16, dtype=dtype, seed=seed) for seed in (0, 1))
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        leaf, parameters = x.clone().requires_grad_(), [p.requires_grad_() for p in norms(24)]
+        out = kernels.norm_act(leaf, Norm(parameters[0], parameters[1], 4, 1e-5))
+        results.append((out, *torch.autograd.grad(out, (leaf, *parameters), grad), haar(x)))
+    torch.set_num_threads(1)
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -82,12 +126,11 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @PRECISIONS
-@pytest.mark.parametrize("small", [0, 2**30], ids=["in pieces", "PyTorch's own"])
+@COMPILED
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("kernel", [0, 3])
-def test_any_view_of_a_tensor_will_do(view: str, small: int, kernel: int, dtype: torch.dtype, monkeypatch: Any) -> None:
+def test_any_view_of_a_tensor_will_do(view: str, compiled: bool, kernel: int, dtype: torch.dtype) -> None:
     """Also for the gradient that comes back."""
-    monkeypatch.setattr(kernels, "SMALL", small)
     channels = 16 if view == "some channels" else 24
     conv = (noise(8, channels, 3, 3, 3, seed=3) / 20, noise(8, seed=4)) if kernel else ()
 
@@ -133,7 +176,8 @@ def test_norm_act_conv_follows_autocast() -> None:
 
 
 def test_norm_act_conv_keeps_only_its_input() -> None:
-    x, kept = noise(1, 16, 8, 8, 8).requires_grad_(), []
+    x = noise(1, 16, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    kept = []
     conv = noise(16, 16, 3, 3, 3).requires_grad_(), noise(16)
 
     def pack(tensor: Tensor) -> Tensor:
@@ -194,7 +238,7 @@ def test_freed_memory_can_stay_with_the_process() -> None:
     )
     kept, faults = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
     if kept == b"True":  # 20 tensors of 8,192 pages: all new without it, the first few places with it
-        assert int(faults) <= 4 * 8192
+        assert int(faults) <= 10 * 8192
 
 
 def test_a_network_that_is_first_built_on_the_meta_device_leaves_the_transform_sound() -> None:

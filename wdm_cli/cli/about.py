@@ -82,6 +82,7 @@ def examine_torch() -> tuple[Facts, list[str], list[str]]:
     """What torch says of its build and devices; problems; notes. Runs a few convolutions."""
     import torch
 
+    from wdm_cli.engine import native
     from wdm_cli.engine.device import available_memory, choose_device
     from wdm_cli.engine.machine import bf16_instructions, usable_processors
     from wdm_cli.engine.provenance import device_name
@@ -97,6 +98,7 @@ def examine_torch() -> tuple[Facts, list[str], list[str]]:
         "cuda": torch.version.cuda or "no",
         "cudnn": cudnn or "no",
         "onednn": onednn_version(torch.__config__.show()),
+        "cpu loops": native.state().words,
         "bf16 against float32": f"convolutions off by {deviation:.1g} of the largest value",
     }
     for index in range(torch.cuda.device_count()):
@@ -105,6 +107,8 @@ def examine_torch() -> tuple[Facts, list[str], list[str]]:
     notes = slow_threads(torch.get_num_threads(), usable_processors())
     if torch.version.cuda and not on_gpu:
         notes.append(f"torch is built for CUDA {torch.version.cuda} but finds no GPU; does `nvidia-smi` show one?")
+    if not on_gpu and native.state().library is None:
+        notes.append("training on this CPU takes up to twice as long without the compiled loops; g++ makes them")
     if not on_gpu and not bf16_instructions():
         notes.append("this processor has no bf16 instructions: train.precision=bf16 saves memory here, hardly time")
     if not on_gpu and facts["onednn"].startswith("3.12"):

@@ -17,7 +17,7 @@ from wdm_cli.cli.options import (
     DeviceOption,
     JsonOption,
     SetOption,
-    keep_memory_if_roomy,
+    make_cpu_fast,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def bench(
         network = resolved.preset.model.build()
     train = resolved.preset.train
     together = train.batch_size // train.accumulate
-    keep_memory_if_roomy(chosen, network, resolved.preset, training=True, batch_size=together)
+    make_cpu_fast(chosen, network, resolved.preset, training=True, batch_size=together)
     timings: list[Timing] = []
     with tempfile.TemporaryDirectory(prefix="wdm-bench-") as scratch:
         volumes = open_cached(resolved, Path(scratch), named=data_dir is not None)

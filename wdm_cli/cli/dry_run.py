@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import keep_memory_if_roomy
+from wdm_cli.cli.options import make_cpu_fast
 
 HEADROOM = 0.8  # of the free memory: the estimate is no promise, and a machine that swaps measures nothing
 
@@ -68,7 +68,7 @@ def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits
     train = dataclasses.replace(resolved.preset.train, steps=2)
     trainer = Trainer(dataclasses.replace(resolved.preset, train=train), volumes, device)
     together = train.batch_size // train.accumulate
-    keep_memory_if_roomy(device, trainer.network, resolved.preset, training=True, batch_size=together)
+    make_cpu_fast(device, trainer.network, resolved.preset, training=True, batch_size=together)
     steps = trainer.run()
     next(steps)
     seconds = next(steps).seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -23,6 +24,8 @@ from wdm_cli.cli import (
     verify,
     weights,
 )
+from wdm_cli.cli.train_data import cache_folder
+from wdm_cli.engine import native
 
 app = typer.Typer(
     name="wdm",
@@ -65,6 +68,8 @@ def options(
 ) -> None:
     """Options of every command."""
     console.Verbosity.level = int(verbose) - int(quiet)
+    native.keep_in(cache_folder() / "kernels")
+    native.switch(os.environ.get("WDM_NATIVE", "on") != "off")
 
 
 def main() -> None:

@@ -34,12 +34,14 @@ DatasetOption = Annotated[
 ]
 
 
-def keep_memory_if_roomy(
-    device: torch.device, network: Network, preset: Preset, *, training: bool, batch_size: int
-) -> None:
-    """On a CPU with memory to spare, trade some for speed."""
+def make_cpu_fast(device: torch.device, network: Network, preset: Preset, *, training: bool, batch_size: int) -> None:
+    """On a CPU, trade memory for speed where there is memory to spare; say so where the compiled loops are missing."""
+    from wdm_cli.cli import console
+    from wdm_cli.engine import native
     from wdm_cli.engine.device import keep_freed_memory_if_roomy
     from wdm_cli.engine.estimate import at_most
 
     if device.type == "cpu":
         keep_freed_memory_if_roomy(at_most(network, preset, training=training, batch_size=batch_size))
+        if native.state().library is None:
+            console.note(f"note: without the compiled loops this takes longer ({native.state().words})")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import DeviceOption, GpusOption, SetOption, keep_memory_if_roomy
+from wdm_cli.cli.options import DeviceOption, GpusOption, SetOption, make_cpu_fast
 from wdm_cli.cli.train import RUNS
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def sample_into(
         network, _ = build_network(source, settings if source.preset is None else None, ema=ema)
         warn_of_differing_names(source, settings)
         network = network.to(device) if gpus == 1 else network
-        keep_memory_if_roomy(device, network, settings, training=False, batch_size=batch_size)
+        make_cpu_fast(device, network, settings, training=False, batch_size=batch_size)
     about = {"command": "sample", "checkpoint": str(source.path), "step": source.step, **provenance(device, sys.argv)}
     folder.open(about, overwrite=overwrite)
     if len(missing) < number:

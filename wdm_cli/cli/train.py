@@ -20,7 +20,7 @@ from wdm_cli.cli.options import (
     DeviceOption,
     GpusOption,
     SetOption,
-    keep_memory_if_roomy,
+    make_cpu_fast,
 )
 from wdm_cli.cli.train_data import find_cases, open_volumes
 from wdm_cli.cli.train_memory import MemoryOption, memory_settings
@@ -124,7 +124,7 @@ def run_training(
         volumes = ranks.in_turns(lambda: prepare(resolved, run, ranks, workers, stop))
         trainer = Trainer(resolved.preset, volumes, device, ranks)
         together = len(trainer.rows) // resolved.preset.train.accumulate
-        keep_memory_if_roomy(device, trainer.network, resolved.preset, training=True, batch_size=together)
+        make_cpu_fast(device, trainer.network, resolved.preset, training=True, batch_size=together)
         follow(trainer, resolved, run, stop, log or [])
     if trainer.step < resolved.preset.train.steps:
         saved = "; the checkpoint is saved" if trainer.step else ""

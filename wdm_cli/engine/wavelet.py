@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from wdm_cli.engine import native
 from wdm_cli.engine.haar import haar, inverse_haar
 
 # What the network sees of the LLL band is LLL / 3. √8 would map a constant volume to itself exactly;
@@ -70,7 +71,7 @@ def decode(coeffs: Tensor, wavelet: str = "haar") -> Tensor:
 
 
 def _is_lean(x: Tensor, wavelet: str) -> bool:
-    return wavelet == "haar" and x.device.type == "cpu" and x.dtype != torch.float64
+    return wavelet == "haar" and native.serves(x)
 
 
 def plain_dwt(x: Tensor, wavelet: str, lll_scale: float) -> Tensor:

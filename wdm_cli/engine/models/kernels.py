@@ -3,14 +3,13 @@
 Each has a plain twin, `plain_*`, that says in PyTorch's words what is computed; tests compare the two. The lean forms
 
 - keep, for the backward pass, x alone: what lies between x and the convolution's output is computed again;
-- on a CPU, stay in the channels-last layout, in which oneDNN's convolutions are fastest, and go through memory in
-  pieces that fit a core's cache. PyTorch's own GroupNorm backward and pooling are several times slower in that layout.
+- on a CPU, stay in the channels-last layout, in which oneDNN's convolutions are fastest, and use the compiled loops of
+  `native` where those are there: PyTorch's own GroupNorm backward and pooling are several times slower in that layout.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-PIECE = 2**18  # values a piece: a megabyte in float32, so that the working tensors of a piece stay in a core's cache
-SMALL = 2**19  # values below which one call of PyTorch's own costs less than the calls for the pieces
-LANES = 4096  # values in a row of a piece, so that the vector units are kept busy
+from wdm_cli.engine import native
 
 
 class Norm(NamedTuple):
@@ -38,16 +35,14 @@ def preferred_layout(x: Tensor) -> Tensor:
 
 
 def dense(x: Tensor) -> Tensor:
-    """On a CPU, x [B, C, D, H, W] in one of the two usual layouts; copied only if it lies otherwise in memory.
+    """On a CPU, x [B, C, D, H, W] in the channels-last layout; copied only if it lies otherwise in memory.
 
-    PyTorch's GroupNorm refuses the rest there, and even a usual one with unusual strides at sides of length 1.
+    With the strides that PyTorch's GroupNorm expects, also at sides of length 1, where others are contiguous, too.
     """
     if x.device.type != "cpu":
         return x
-    if x.is_contiguous():
-        return x.view(-1).view(x.shape)
-    voxels = x.permute(0, 2, 3, 4, 1)
-    return voxels.reshape(-1).view(voxels.shape).permute(0, 4, 1, 2, 3)
+    voxels = x.permute(0, 2, 3, 4, 1).contiguous()
+    return voxels.view(-1).view(voxels.shape).permute(0, 4, 1, 2, 3)
 
 
 # --- SiLU(GroupNorm(x)) ---
@@ -63,27 +58,28 @@ def norm_act(x: Tensor, norm: Norm) -> Tensor:
     return _NormAct.apply(x, *norm)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _normalise(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
-    """GroupNorm(x) with the mean and 1/std of each group [B, G]; sums are made in float32 in any precision."""
-    x = x if x.device.type == "cpu" else x.float().contiguous()
+def _norm_act(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """SiLU(GroupNorm(x)) with the mean and 1/std of each group [B, G]; x as `dense` leaves it."""
     batch, channels = x.shape[:2]
+    voxels = x[0, 0].numel()
     weight, bias, groups, eps = norm
-    normed, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
-    return normed, mean.float(), rstd.float()
-
-
-def _activate(normed: Tensor, dtype: torch.dtype) -> Tensor:
-    return F.silu(normed, inplace=True).to(dtype)
+    if native.serves(x):
+        out, (mean, rstd) = torch.empty_like(x), torch.empty(2, batch, groups)
+        native.run("norm_act", x, weight, bias, out, mean, rstd, batch, voxels, channels, groups, eps)
+        return out, mean, rstd
+    values = x if x.device.type == "cpu" else x.float().contiguous()
+    normed, mean, rstd = torch.native_group_norm(values, weight, bias, batch, channels, voxels, groups, eps)
+    return F.silu(normed, inplace=True).to(x.dtype), mean.float(), rstd.float()
 
 
 class _NormAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *norm: Any) -> Tensor:
         x = dense(x)  # in here it costs autograd nothing
-        normed, mean, rstd = _normalise(x, Norm(*norm))
+        out, mean, rstd = _norm_act(x, Norm(*norm))
         ctx.save_for_backward(x, norm[0], norm[1], mean, rstd)
         ctx.settings = norm[2:]
-        return _activate(normed, x.dtype)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -97,66 +93,21 @@ def _norm_act_gradients(
     grad: Tensor, x: Tensor, norm: Norm, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias for the gradient of SiLU(GroupNorm(x)); mean and rstd are [B, G]."""
-    if x.device.type == "cpu" and x.numel() >= SMALL:
-        return _in_pieces(grad, x, norm, mean, rstd)
     batch, channels = x.shape[:2]
-    grad = torch.ops.aten.silu_backward(grad.float().contiguous(), _normalise(x, norm)[0].float().contiguous())
+    voxels = x[0, 0].numel()
+    weight, bias, groups, eps = norm
+    if native.serves(x):
+        of_x, of_weight, of_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+        tensors = dense(grad.to(x.dtype)), x, weight, bias, mean, rstd, of_x, of_weight, of_bias
+        native.run("norm_act_backward", *tensors, batch, voxels, channels, groups)
+        return of_x, of_weight, of_bias
+    values = x.float().contiguous()
+    normed = torch.native_group_norm(values, weight, bias, batch, channels, voxels, groups, eps)[0]
+    of_normed = torch.ops.aten.silu_backward(grad.float().contiguous(), normed)
     of_x, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
-        grad, x.float().contiguous(), mean, rstd, norm.weight, batch, channels, x[0, 0].numel(), norm.groups, [True] * 3
+        of_normed, values, mean, rstd, weight, batch, channels, voxels, groups, [True] * 3
     )
     return preferred_layout(of_x.to(x.dtype)), of_weight, of_bias
-
-
-def _in_pieces(grad: Tensor, x: Tensor, norm: Norm, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, in two passes over memory.
-
-    With y = x̂·w + b and g = grad·silu'(y), the gradient of x is rstd·(w·g − mean(w·g) − x̂·mean(x̂·w·g)), means over a
-    group. As a·g + b·x + c, with one a a channel and one b and c a group, it needs only the sums of g and of g·x over
-    the voxels of each channel: the first pass.
-    """
-    batch, channels = x.shape[:2]
-    members = channels // norm.groups * x[0, 0].numel()
-
-    def spread(of_group: Tensor) -> Tensor:
-        return of_group.repeat_interleave(channels // norm.groups, dim=1)
-
-    scale = spread(rstd) * norm.weight
-    shift = norm.bias - spread(mean) * scale
-    out = torch.empty_like(x, memory_format=torch.channels_last_3d)
-    sums = torch.zeros(2, batch, channels)
-    for sample in range(batch):
-        views = [_lanes(tensor[sample]) for tensor in (x, grad, out)]
-        repeats = views[0].shape[1] // channels
-        a, b = scale[sample].repeat(repeats), shift[sample].repeat(repeats)
-        for x_piece, grad_piece, out_piece in _pieces(*views):
-            values = x_piece.float()
-            g = torch.ops.aten.silu_backward(grad_piece.float(), torch.addcmul(b, values, a))
-            ones = g.new_ones(1, len(g))
-            sums[0, sample] += (ones @ g).view(repeats, channels).sum(0)
-            sums[1, sample] += (ones @ (g * values)).view(repeats, channels).sum(0)
-            out_piece.copy_(g)
-
-    of_g, of_gx = ((s * norm.weight).view(batch, norm.groups, -1).sum(2) / members for s in sums)
-    slope = (of_g * mean - of_gx) * rstd**3
-    constant = -slope * mean - of_g * rstd
-    for sample in range(batch):
-        views = [_lanes(tensor[sample]) for tensor in (x, out)]
-        repeats = views[0].shape[1] // channels
-        a, b, c = (row[sample].repeat(repeats) for row in (scale, spread(slope), spread(constant)))
-        for x_piece, out_piece in _pieces(*views):
-            out_piece.copy_(torch.addcmul(c, x_piece.float(), b).addcmul_(out_piece.float(), a))
-    return out, ((sums[1] - sums[0] * spread(mean)) * spread(rstd)).sum(0), sums[0].sum(0)
-
-
-def _lanes(x: Tensor) -> Tensor:
-    """One volume [C, D, H, W] as rows of whole voxels, about LANES values long; a view if x is channels-last."""
-    together = math.gcd(x[0].numel(), max(1, LANES // len(x)))
-    return x.permute(1, 2, 3, 0).reshape(-1, together * len(x))
-
-
-def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    rows = max(1, PIECE // tensors[0].shape[1])
-    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
 # --- Resampling by 2 ---
@@ -193,18 +144,13 @@ def plain_nearest_upsample(x: Tensor) -> Tensor:
 
 
 def sum_blocks(x: Tensor, factor: float) -> Tensor:
-    """Sums of 2×2×2 voxels times a factor; on a CPU in float32, two planes at a time."""
-    if x.device.type != "cpu":
+    """Sums of 2×2×2 voxels times a factor, [B, C, D, H, W] -> [B, C, D/2, H/2, W/2]."""
+    if not native.serves(x):
         return F.avg_pool3d(x, 2) * (8 * factor)
     batch, channels, *sides = x.shape
-    source = x.permute(0, 2, 3, 4, 1)
-    out = x.new_empty(batch, *(side // 2 for side in sides), channels)
-    for sample in range(batch):
-        for plane in range(sides[0] // 2):
-            two = source[sample, 2 * plane : 2 * plane + 2].float()
-            rows = (two[0] + two[1]).reshape(sides[1] // 2, 2, -1)
-            columns = (rows[:, 0] + rows[:, 1]).view(-1, 2, channels)
-            out[sample, plane] = ((columns[:, 0] + columns[:, 1]) * factor).view(out.shape[2:])
+    halves = [side // 2 for side in sides]
+    out = x.new_empty(batch, *halves, channels)
+    native.run("sum_blocks", dense(x), out, batch, *halves, channels, factor)
     return out.permute(0, 4, 1, 2, 3)
 
 
@@ -240,11 +186,10 @@ class _NormActConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *inputs: Any) -> Tensor:
         *norm, weight, bias, resample, precision = inputs
         x = dense(x)  # in here it costs autograd nothing
-        normed, mean, rstd = _normalise(x, Norm(*norm))
+        h, mean, rstd = _norm_act(x, Norm(*norm))
         ctx.save_for_backward(x, norm[0], norm[1], mean, rstd, weight)
         ctx.settings = norm[2], norm[3], resample, precision
-        h = _input_of_conv(normed, x.dtype, resample, precision)
-        del normed
+        h = _input_of_conv(h, resample, precision)
         out = F.conv3d(h, weight.to(h.dtype), bias.to(h.dtype), padding=weight.shape[-1] // 2)
         return preferred_layout(out.to(precision))  # a small grid may have been convolved in the plain layout
 
@@ -254,7 +199,7 @@ class _NormActConv(torch.autograd.Function):
         x, norm_weight, norm_bias, mean, rstd, weight = ctx.saved_tensors
         groups, eps, resample, precision = ctx.settings
         norm = Norm(norm_weight, norm_bias, groups, eps)
-        h = _input_of_conv(_normalise(x, norm)[0], x.dtype, resample, precision)
+        h = _input_of_conv(_norm_act(x, norm)[0], resample, precision)
         grad = preferred_layout(grad.to(h.dtype))  # the loss leaves that of the last layer in the plain layout
         of_h, of_weight, of_bias = _conv_gradients(grad, h, weight.to(h.dtype))
         del h
@@ -262,8 +207,7 @@ class _NormActConv(torch.autograd.Function):
         return (*of_norm, None, None, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None)
 
 
-def _input_of_conv(normed: Tensor, dtype: torch.dtype, resample: Resample | None, precision: torch.dtype) -> Tensor:
-    h = _activate(normed, dtype)
+def _input_of_conv(h: Tensor, resample: Resample | None, precision: torch.dtype) -> Tensor:
     h = resample.apply(h) if resample else h
     return h.to(conv_precision(h, precision))
 
