@@ -115,6 +115,18 @@ def test_results_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> N
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
+def test_parameters_in_another_precision_are_not_misread() -> None:
+    x, (weight, bias) = noise(1, 8, 4, 4, 4), norms(8)
+    exact = kernels.plain_norm_act(x, Norm(weight, bias, 4, 1e-5))
+    half = kernels.norm_act(x.bfloat16(), Norm(weight.bfloat16(), bias.bfloat16(), 4, 1e-5))
+    assert (half.float() - exact).abs().max() < 5e-2 * exact.abs().max()
+
+
+def test_sides_that_are_odd_are_pooled_as_pytorch_does() -> None:
+    x = noise(1, 3, 5, 4, 7)
+    assert torch.allclose(kernels.average_pool(x), kernels.plain_average_pool(x), atol=1e-6)
+
+
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "permuted": lambda x: x.permute(0, 1, 4, 2, 3),
     "every second voxel": lambda x: x[:, :, ::2, :, ::2],

@@ -32,6 +32,7 @@ VARIABLES = {
     "WDM_CACHE_DIR": "where caches and weights are kept; default `~/.cache/wdm` (`XDG_CACHE_HOME/wdm` if that is set)",
     "WDM_DATA_DIR": "the folder of volumes (`data.dir`)",
     "WDM_TABLE__KEY": "any key of a preset, e.g. `WDM_TRAIN__LR=2e-5`",
+    "WDM_NATIVE": "`off`: on a CPU only PyTorch's operations are used, not the loops that wdm compiles with g++",
     "WDM_OFFLINE": "set to anything: nothing is downloaded",
     "WDM_DEBUG": "set to anything: errors are shown with their traceback, for a bug report",
 }

@@ -63,7 +63,7 @@ def _norm_act(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     batch, channels = x.shape[:2]
     voxels = x[0, 0].numel()
     weight, bias, groups, eps = norm
-    if native.serves(x):
+    if native.serves(x, weight, bias):
         out, (mean, rstd) = torch.empty_like(x), torch.empty(2, batch, groups)
         native.run("norm_act", x, weight, bias, out, mean, rstd, batch, voxels, channels, groups, eps)
         return out, mean, rstd
@@ -96,7 +96,7 @@ def _norm_act_gradients(
     batch, channels = x.shape[:2]
     voxels = x[0, 0].numel()
     weight, bias, groups, eps = norm
-    if native.serves(x):
+    if native.serves(x, weight, bias):
         of_x, of_weight, of_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
         tensors = dense(grad.to(x.dtype)), x, weight, bias, mean, rstd, of_x, of_weight, of_bias
         native.run("norm_act_backward", *tensors, batch, voxels, channels, groups)
@@ -145,9 +145,9 @@ def plain_nearest_upsample(x: Tensor) -> Tensor:
 
 def sum_blocks(x: Tensor, factor: float) -> Tensor:
     """Sums of 2×2×2 voxels times a factor, [B, C, D, H, W] -> [B, C, D/2, H/2, W/2]."""
-    if not native.serves(x):
-        return F.avg_pool3d(x, 2) * (8 * factor)
     batch, channels, *sides = x.shape
+    if not native.serves(x) or any(side % 2 for side in sides):
+        return F.avg_pool3d(x, 2) * (8 * factor)
     halves = [side // 2 for side in sides]
     out = x.new_empty(batch, *halves, channels)
     native.run("sum_blocks", dense(x), out, batch, *halves, channels, factor)

@@ -68,9 +68,11 @@ def switch(on: bool) -> None:
     state.cache_clear()
 
 
-def serves(x: Tensor) -> bool:
-    """Whether x is on the CPU, in a precision that the compiled loops know, and they are there."""
-    return x.device.type == "cpu" and str(x.dtype) in SUFFIXES and state().library is not None
+def serves(x: Tensor, *parameters: Tensor) -> bool:
+    """Whether the compiled loops are there and fit: x in float32 or bf16, parameters in float32, all on the CPU."""
+    if x.device.type != "cpu" or str(x.dtype) not in SUFFIXES or not x.numel() or state().library is None:
+        return False
+    return all(p.device.type == "cpu" and str(p.dtype) == "torch.float32" and p.is_contiguous() for p in parameters)
 
 
 def run(name: str, *arguments: Tensor | int | float) -> None:
