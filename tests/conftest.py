@@ -24,7 +24,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("WDM_")]:
             patch.delenv(name)
         patch.setenv("WDM_CACHE_DIR", str(cache))
-        native.keep_in(cache / "kernels")  # as the command would
+        native.keep_in(lambda: cache / "kernels")  # as the command would
         torch.set_num_threads(1)
         yield
 

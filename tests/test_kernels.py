@@ -88,6 +88,39 @@ def test_norm_act_keeps_the_digits_of_a_small_variance_beside_a_large_mean(dtype
     assert (ours - exact).abs().max() <= 50 * TOLERANCE[dtype] * exact.abs().max()  # 3000 takes digits from x itself
 
 
+@pytest.mark.parametrize("far", [10.0, 100.0, 1e4])
+@pytest.mark.parametrize("shape", [(1, 8, 16, 16, 16), (1, 64, 32, 32, 32)], ids=str)
+def test_a_single_value_far_off_takes_no_digits_from_the_rest(shape: tuple[int, ...], far: float) -> None:
+    x = noise(*shape)
+    x[:, :, 0, 0, 0] += far
+    weight, bias = norms(shape[1])
+    exact = F.silu(F.group_norm(x.double(), 4, weight.double(), bias.double(), 1e-5))
+    ours = kernels.norm_act(x, Norm(weight, bias, 4, 1e-5))
+    assert ((ours - exact).abs() / (1 + exact.abs())).max() < 1e-5
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(16, 4), (6, 4), (2, 4)])
+def test_parameters_that_do_not_fit_are_refused(channels: int, groups: int) -> None:
+    count = 8 if channels == 16 else channels
+    with pytest.raises(
+        ValueError, match=f"{count} weights and {count} biases in {groups} groups for {channels} channels"
+    ):
+        kernels.norm_act(noise(1, channels, 4, 4, 4), Norm(torch.ones(count), torch.zeros(count), groups, 1e-5))
+
+
+@COMPILED
+def test_parameters_may_lie_apart_and_defaults_be_others(compiled: bool) -> None:
+    x, (weight, bias) = noise(1, 8, 4, 4, 4), norms(16)
+    apart = Norm(weight[::2], bias[:1].expand(8), 4, 1e-5)
+    exact = kernels.plain_norm_act(x, Norm(apart.weight.clone(), apart.bias.clone(), 4, 1e-5))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        ours = kernels.norm_act(x, apart)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.allclose(ours, exact, atol=1e-5)
+
+
 @PRECISIONS
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_not_hidden(bad: float, dtype: torch.dtype) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from wdm_cli.engine.wavelet import dwt, idwt
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path) -> Iterator[Path]:
     before = native._Settings.folder
-    native.keep_in(tmp_path / "kernels")
+    native.keep_in(lambda: tmp_path / "kernels")
     yield tmp_path / "kernels"
     native.keep_in(before)
 
@@ -37,7 +39,7 @@ def test_it_is_compiled_once_and_found_again(tmp_path: Path, monkeypatch: pytest
     assert native.state().library
     (library,) = kept(tmp_path / "kernels")
     monkeypatch.setattr(native, "build", lambda *arguments: pytest.fail("compiled again"))
-    native.keep_in(tmp_path / "kernels")
+    native.keep_in(lambda: tmp_path / "kernels")
     assert native.state().words == f"compiled, {library.name}"
     assert transform_works()
 
@@ -49,7 +51,7 @@ def test_a_damaged_library_is_compiled_anew(tmp_path: Path) -> None:
     whole = library.read_bytes()
     library.unlink()  # a new file: the old one is mapped into this process
     library.write_bytes(whole[:1000])
-    native.keep_in(tmp_path / "kernels")
+    native.keep_in(lambda: tmp_path / "kernels")
     assert native.state().library
     assert library.read_bytes()[:4] == whole[:4]
     assert len(library.read_bytes()) == len(whole)
@@ -60,6 +62,58 @@ def test_a_folder_that_cannot_be_written_costs_only_the_time_to_compile(tmp_path
     (tmp_path / "kernels").write_text("a file, not a folder")
     assert native.state().library
     assert transform_works()
+
+
+@needs_compiler
+def test_nor_does_one_that_may_not_be_searched_or_no_home_at_all(tmp_path: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    native.keep_in(homeless)
+    assert native.state().library
+    native.keep_in(lambda: tmp_path / ("long" * 100))
+    assert native.state().library
+    assert transform_works()
+
+
+@needs_compiler
+def test_without_a_place_for_temporary_files_pytorch_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path / "absent"))
+    native.keep_in(lambda: tmp_path / "kernels")
+    assert native.state().words.startswith("not compiled: ")
+    assert transform_works()
+
+
+def test_a_compiler_that_hangs_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "child"
+    monkeypatch.setattr(native, "COMPILE", ("sh", "-c", f"sh -c 'echo $$ > {mark}; sleep 100' & wait"))
+    monkeypatch.setattr(native, "TIMEOUT", 1)
+    native.keep_in(lambda: tmp_path / "kernels")
+    assert native.state().words == "not compiled: sh took more than 1 s"
+    assert (
+        not Path(f"/proc/{mark.read_text().strip()}/cmdline").exists()
+        or not Path(f"/proc/{mark.read_text().strip()}/cmdline").read_bytes()
+    )
+
+
+@needs_compiler
+def test_what_a_compiler_says_need_not_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "g++"
+    script.write_text("#!/bin/sh\nprintf '\\377\\n' >&2\nexec g++ \"$@\"\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(native, "COMPILE", (str(script), *native.COMPILE[1:]))
+    native.keep_in(lambda: tmp_path / "kernels")
+    assert native.state().library
+
+
+def test_it_may_be_asked_before_torch_is_imported() -> None:
+    code = (
+        "from wdm_cli.engine import native; found = native.state().library\n"
+        "import torch; print(found is not None, native.serves(torch.ones(1)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found[0] == found[1]
+    assert found[0] == str(native.state().library is not None)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +127,7 @@ def test_without_a_compiler_the_same_is_computed_by_pytorch(
     command: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "COMPILE", command)
-    native.keep_in(tmp_path / "kernels")
+    native.keep_in(lambda: tmp_path / "kernels")
     assert native.state().library is None
     assert native.state().words.startswith(words)
     assert not kept(tmp_path / "kernels")
@@ -84,7 +138,7 @@ def test_without_a_compiler_the_same_is_computed_by_pytorch(
 def test_a_compiler_that_errs_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kernels.cpp").write_text("int main( {")
     monkeypatch.setattr(native, "SOURCE", tmp_path / "kernels.cpp")
-    native.keep_in(tmp_path / "kernels")
+    native.keep_in(lambda: tmp_path / "kernels")
     assert "kernels.cpp:1:" in native.state().words
     assert "error" in native.state().words
 
@@ -100,7 +154,7 @@ def test_libraries_for_all_processors_of_a_kind_are_found_beside_the_source(
     native.build_for_any(image)
     assert len(kept(image)) == (len(native.X86) if native._is_x86() else 1)
     monkeypatch.setattr(native, "build", lambda *arguments: pytest.fail("compiled again"))
-    native.keep_in(tmp_path / "kernels")
+    native.keep_in(lambda: tmp_path / "kernels")
     assert native.state().library
     assert transform_works()
 

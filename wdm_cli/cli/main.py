@@ -68,7 +68,7 @@ def options(
 ) -> None:
     """Options of every command."""
     console.Verbosity.level = int(verbose) - int(quiet)
-    native.keep_in(cache_folder() / "kernels")
+    native.keep_in(lambda: cache_folder() / "kernels")
     native.switch(os.environ.get("WDM_NATIVE", "on") != "off")
 
 

@@ -17,7 +17,8 @@ from wdm_cli.engine.models.settings import NetworkSettings
 from wdm_cli.engine.preset import Preset
 
 FLOAT = 4  # bytes
-TRANSIENT = 8  # working tensors of one full-size block: gradients, workspaces of the convolutions
+TRANSIENT = 4  # full-size tensors that a step works on at a time: gradients, workspaces of the convolutions
+TRANSIENT_AT_MOST = 8
 LIBRARIES = 330e6  # what Python and torch take by themselves
 
 
@@ -90,11 +91,11 @@ def at_most(network: Network, preset: Preset, *, training: bool, batch_size: int
     model = preset.model
     blocks = model.res_blocks
     if training:
-        copies, tensors = 5, 4 * blocks + 10 + TRANSIENT
+        copies, tensors = 5, 4 * blocks + 10 + TRANSIENT_AT_MOST
         if model.dropout:
             tensors += 4 * blocks + 6
     else:
-        copies, tensors = 2, blocks + TRANSIENT
+        copies, tensors = 2, blocks + TRANSIENT_AT_MOST
     weights = FLOAT * sum(p.numel() for p in network.parameters())
     voxels = math.prod(preset.data.shape) // 8
     return copies * weights + int(batch_size * tensors * FLOAT * voxels * _channels(model)) + int(LIBRARIES)

@@ -9,6 +9,7 @@ Each has a plain twin, `plain_*`, that says in PyTorch's words what is computed;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -58,13 +59,25 @@ def norm_act(x: Tensor, norm: Norm) -> Tensor:
     return _NormAct.apply(x, *norm)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def _checked(norm: Norm, channels: int) -> Norm:
+    """The parameters as they may be read from memory.
+
+    Raises:
+        ValueError: they do not fit the channels.
+    """
+    weight, bias, groups, eps = norm
+    if weight.shape != (channels,) or bias.shape != (channels,) or channels % groups:
+        raise ValueError(f"{len(weight)} weights and {len(bias)} biases in {groups} groups for {channels} channels")
+    return Norm(weight.contiguous(), bias.contiguous(), groups, eps)
+
+
 def _norm_act(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """SiLU(GroupNorm(x)) with the mean and 1/std of each group [B, G]; x as `dense` leaves it."""
     batch, channels = x.shape[:2]
-    voxels = x[0, 0].numel()
-    weight, bias, groups, eps = norm
+    voxels = math.prod(x.shape[2:])
+    weight, bias, groups, eps = _checked(norm, channels)
     if native.serves(x, weight, bias):
-        out, (mean, rstd) = torch.empty_like(x), torch.empty(2, batch, groups)
+        out, (mean, rstd) = torch.empty_like(x), x.new_empty(2, batch, groups, dtype=torch.float32)
         native.run("norm_act", x, weight, bias, out, mean, rstd, batch, voxels, channels, groups, eps)
         return out, mean, rstd
     values = x if x.device.type == "cpu" else x.float().contiguous()
@@ -94,8 +107,8 @@ def _norm_act_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias for the gradient of SiLU(GroupNorm(x)); mean and rstd are [B, G]."""
     batch, channels = x.shape[:2]
-    voxels = x[0, 0].numel()
-    weight, bias, groups, eps = norm
+    voxels = math.prod(x.shape[2:])
+    weight, bias, groups, eps = _checked(norm, channels)
     if native.serves(x, weight, bias):
         of_x, of_weight, of_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
         tensors = dense(grad.to(x.dtype)), x, weight, bias, mean, rstd, of_x, of_weight, of_bias

@@ -9,9 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib
+import os
 import platform
+import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +31,7 @@ SOURCE = Path(__file__).parent / "kernels.cpp"
 COMPILE = ("g++", "-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 LINK = ("g++", "-shared")
 """Without -fopenmp: a second OpenMP runtime beside PyTorch's would have threads of its own, which compete with them."""
-TIMEOUT = 300  # seconds for the compiler, which takes one or two
+TIMEOUT = 60  # seconds for the compiler, which takes one or two
 SUFFIXES = {"torch.float32": "float32", "torch.bfloat16": "bfloat16"}
 POINTER, LONG, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 SIGNATURES = {
@@ -52,12 +56,12 @@ class State(NamedTuple):
 
 
 class _Settings:
-    folder: Path = Path.home() / ".cache" / "wdm" / "kernels"
+    folder: Callable[[], Path] = staticmethod(lambda: Path.home() / ".cache" / "wdm" / "kernels")
     wanted: bool = True
 
 
-def keep_in(folder: Path) -> None:
-    """Keep what is compiled in this folder."""
+def keep_in(folder: Callable[[], Path]) -> None:
+    """Keep what is compiled in the folder that the function says when it is needed; a RuntimeError means in none."""
     _Settings.folder = folder
     state.cache_clear()
 
@@ -72,13 +76,13 @@ def serves(x: Tensor, *parameters: Tensor) -> bool:
     """Whether the compiled loops are there and fit: x in float32 or bf16, parameters in float32, all on the CPU."""
     if x.device.type != "cpu" or str(x.dtype) not in SUFFIXES or not x.numel() or state().library is None:
         return False
-    return all(p.device.type == "cpu" and str(p.dtype) == "torch.float32" and p.is_contiguous() for p in parameters)
+    return all(p.device.type == "cpu" and str(p.dtype) == "torch.float32" for p in parameters)
 
 
 def run(name: str, *arguments: Tensor | int | float) -> None:
     """Call a loop of kernels.cpp in the precision of its first argument.
 
-    Tensors are passed as addresses: their layout must be the one that kernels.cpp names.
+    Tensors are passed as addresses: the layout, contiguous, must be the one that kernels.cpp names.
     """
     library, first = state().library, arguments[0]
     assert library is not None
@@ -92,32 +96,54 @@ def state() -> State:
     """Load the library, compiled before or now; a damaged one is compiled anew."""
     if not _Settings.wanted:
         return State(None, "switched off")
-    if not hasattr(ctypes.CDLL(None), "GOMP_parallel"):  # it is there once torch is loaded
+    importlib.import_module("torch")  # brings the OpenMP runtime
+    if not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
         return State(None, "this PyTorch does not use GNU OpenMP")
     options = _options()
-    name = f"kernels-{_fingerprint(options)}.so"
-    for folder in (SOURCE.parent, _Settings.folder):  # beside the source in a container image
-        if (folder / name).exists() and (found := _load(folder / name)).library:
+    name, kept = f"kernels-{_fingerprint(options)}.so", None
+    with contextlib.suppress(RuntimeError):
+        kept = _Settings.folder()
+    for folder in (SOURCE.parent, kept):  # beside the source in a container image
+        if folder and (found := _load(folder / name)).library:
             return found
-    with tempfile.TemporaryDirectory() as scratch:
-        compiled = Path(scratch) / name
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            compiled = Path(scratch) / name
             build(compiled, options)
-        except (OSError, subprocess.SubprocessError) as error:
-            return State(None, f"not compiled: {_words_of(error)}")
-        with contextlib.suppress(ResourceError):  # where nothing can be kept, it is compiled every time
-            write_bytes(_Settings.folder / name, compiled.read_bytes())
-        return _load(compiled)
+            with contextlib.suppress(ResourceError):  # where nothing can be kept, it is compiled every time
+                if kept:
+                    write_bytes(kept / name, compiled.read_bytes())
+                    compiled = kept / name
+            return _load(compiled)
+    except (OSError, subprocess.SubprocessError) as error:
+        return State(None, f"not compiled: {_words_of(error)}")
 
 
 def build(path: Path, options: tuple[str, ...]) -> None:
-    """Compile kernels.cpp to a library, behind which its SHA-256 stands: the loader dies of half a library."""
+    """Compile kernels.cpp to a library, behind which its SHA-256 stands: the loader dies of half a library.
+
+    Raises:
+        OSError, subprocess.SubprocessError: there is no compiler, or it failed or hung.
+    """
     made = path.with_suffix(".o")
-    for command in ((*COMPILE, *options, "-c", str(SOURCE), "-o", str(made)), (*LINK, str(made), "-o", str(path))):
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)
+    _run(*COMPILE, *options, "-c", str(SOURCE), "-o", str(made))
+    _run(*LINK, str(made), "-o", str(path))
     made.unlink()
     library = path.read_bytes()
     path.write_bytes(library + hashlib.sha256(library).digest())
+
+
+def _run(*command: str) -> None:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command[0], stderr=said)
 
 
 def build_for_any(folder: Path = SOURCE.parent) -> None:
@@ -158,8 +184,10 @@ def _load(path: Path) -> State:
     return State(library, f"compiled, {path.name}")
 
 
-def _words_of(error: Exception) -> str:
+def _words_of(error: OSError | subprocess.SubprocessError) -> str:
     """The compiler's first complaint, else the system's."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"{COMPILE[0]} took more than {TIMEOUT} s"
     said = str(getattr(error, "stderr", None) or "").splitlines()
     return next(
         (line for line in said if "error" in line), f"{COMPILE[0]}: {getattr(error, 'strerror', None) or error}"

@@ -81,58 +81,60 @@ struct Rows {
     float *operator[](long row) { return &values[row * width]; }
 };
 
-// The voxels of B samples in pieces; `sums` holds two sums a channel for each.
+// The voxels of B samples in pieces, `each` of them a sample; `first` and `second` keep a number a channel for each piece.
 struct Pieces {
     long B, V, C, rows, each;
-    Rows sums;
+    Rows first, second;
     Pieces(long B, long V, long C)
-        : B(B), V(V), C(C), rows(C < PIECE ? PIECE / C : 1), each((V + rows - 1) / rows), sums(2 * B * each, C) {}
+        : B(B), V(V), C(C), rows(C < PIECE ? PIECE / C : 1), each((V + rows - 1) / rows), first(B * each, C),
+          second(B * each, C) {}
     long count() const { return B * each; }
     long from(long piece) const { return piece / each * V + piece % each * rows; }
     long to(long piece) const { return piece / each * V + (piece % each + 1 < each ? (piece % each + 1) * rows : V); }
-    double total(long b, long c, long which) {
+    double total(Rows &of, long b, long c) const {
         double sum = 0;
-        for (long piece = b * each; piece < (b + 1) * each; piece++) sum += sums[2 * piece + which][c];
+        for (long piece = b * each; piece < (b + 1) * each; piece++) sum += of[piece][c];
         return sum;
     }
 };
 
 // --- SiLU(GroupNorm(x)) ---
 
-// Mean and 1/std of every group [B, G]. Sums are of differences from the sample's first voxel, so that a large mean
-// takes no digits from a small variance.
+// Mean and 1/std of every group [B, G], from each piece's mean and sum of squared differences from it: neither a large
+// mean nor a single value far off takes digits from the variance (Chan et al. 1979).
 template <class T> void moments(const T *x, float *mean, float *rstd, long B, long V, long C, long G, float eps) {
     Pieces pieces(B, V, C);
 #pragma omp parallel for if (B * V * C >= WORTH_THREADS)
     for (long piece = 0; piece < pieces.count(); piece++) {
-        const T *first = x + piece / pieces.each * V * C;
-        float *sums = pieces.sums[2 * piece], *squares = pieces.sums[2 * piece + 1];
+        const long from = pieces.from(piece), to = pieces.to(piece);
         for (long c = 0; c < C; c += LANES) {
-            const Vec origin = load(first + c, C - c);
-            Vec s = {}, q = {};
-            for (long v = pieces.from(piece); v < pieces.to(piece); v++) {
-                Vec difference = load(x + v * C + c, C - c) - origin;
-                s += difference;
-                q += difference * difference;
+            Vec sum = {}, rest = {}, squares = {};
+            for (long v = from; v < to; v++) sum += load(x + v * C + c, C - c);
+            const Vec near = sum / float(to - from);  // the mean but for rounding, which `rest` makes good
+            for (long v = from; v < to; v++) {
+                const Vec difference = load(x + v * C + c, C - c) - near;
+                rest += difference;
+                squares += difference * difference;
             }
-            store(sums + c, s);
-            store(squares + c, q);
+            rest /= float(to - from);
+            store(pieces.first[piece] + c, near + rest);
+            store(pieces.second[piece] + c, squares - rest * rest * float(to - from));
         }
     }
     const long members = C / G;
-    std::vector<double> means(members);
     for (long group = 0; group < B * G; group++) {
+        const long b = group / G, first = group % G * members;
         double average = 0, squares = 0;
-        for (long m = 0; m < members; m++) {
-            const long b = group / G, c = group % G * members + m;
-            const double s = pieces.total(b, c, 0);
-            means[m] = load(x + b * V * C + c, 1)[0] + s / V;
-            average += means[m] / members;
-            squares += pieces.total(b, c, 1) - s * s / V;
-        }
-        for (double channel : means) squares += V * (channel - average) * (channel - average);
+        for (long piece = b * pieces.each; piece < (b + 1) * pieces.each; piece++)
+            for (long c = first; c < first + members; c++)
+                average += double(pieces.first[piece][c]) * (pieces.to(piece) - pieces.from(piece)) / (V * members);
+        for (long piece = b * pieces.each; piece < (b + 1) * pieces.each; piece++)
+            for (long c = first; c < first + members; c++) {
+                const double difference = pieces.first[piece][c] - average;
+                squares += pieces.second[piece][c] + difference * difference * (pieces.to(piece) - pieces.from(piece));
+            }
         mean[group] = float(average);
-        rstd[group] = float(1 / std::sqrt((squares < 0 ? 0 : squares) / (V * members) + eps));
+        rstd[group] = float(1 / std::sqrt(squares / (V * members) + eps));
     }
 }
 
@@ -187,8 +189,8 @@ void norm_act_backward(const T *grad, const T *x, const float *weight, const flo
                 q += g * normed;
                 store(out + at, g, C - c);
             }
-            store(pieces.sums[2 * piece] + c, s);
-            store(pieces.sums[2 * piece + 1] + c, q);
+            store(pieces.first[piece] + c, s);
+            store(pieces.second[piece] + c, q);
         }
     }
     Rows scales(B, C), slopes(B, C), constants(B, C);
@@ -198,7 +200,7 @@ void norm_act_backward(const T *grad, const T *x, const float *weight, const flo
         const long b = group / G, from = group % G * members;
         double of_g = 0, of_gx = 0;
         for (long c = from; c < from + members; c++) {
-            const double s = pieces.total(b, c, 0), q = pieces.total(b, c, 1);
+            const double s = pieces.total(pieces.first, b, c), q = pieces.total(pieces.second, b, c);
             of_bias[c] += float(s);
             of_weight[c] += float(q);
             of_g += s * weight[c] / (V * members);
