@@ -15,7 +15,9 @@ from command import wdm
 from torch import nn
 
 from wdm_cli.cli import about
+from wdm_cli.cli.train_data import cache_folder
 from wdm_cli.engine import machine, provenance, selfcheck
+from wdm_cli.engine.errors import ResourceError
 
 WANTED = {
     "wdm",
@@ -27,6 +29,7 @@ WANTED = {
     "threads",
     "usable processors",
     "onednn",
+    "cpu loops",
     "cache",
 }
 
@@ -178,3 +181,25 @@ def test_the_commit_of_a_checkout_a_worktree_and_a_packed_branch(tmp_path: Path)
     assert provenance.commit(tmp_path / "one") == provenance.commit(tmp_path / "two") == head
     git("checkout", "--detach")
     assert provenance.commit(tmp_path / "one") == head
+
+
+def test_a_cache_that_may_not_be_read_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(about, "folder_bytes", refuse)
+    monkeypatch.setenv("WDM_CACHE_DIR", str(tmp_path / "other"))
+    facts, notes = about.examine_places()
+    assert notes == [f"{tmp_path / 'other'}: Permission denied; WDM_CACHE_DIR names another cache"]
+    assert "free here" in facts
+
+
+def test_an_account_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("WDM_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ResourceError, match="no home folder to keep caches in"):
+        cache_folder()

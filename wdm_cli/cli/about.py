@@ -158,11 +158,16 @@ def examine_places() -> tuple[Facts, list[str]]:
     from wdm_cli.engine.files import existing_parent
     from wdm_cli.engine.machine import file_system, locks
 
-    cache = cache_folder()
-    facts: Facts = {"cache": f"{cache} ({console.size(folder_bytes(cache))})"}
+    facts: Facts = {}
     notes = []
-    for name, place in (("for the cache", cache), ("here", Path.cwd())):
-        free, can_lock = shutil.disk_usage(existing_parent(place)).free, locks(place)
+    for name, place in (("for the cache", cache_folder()), ("here", Path.cwd())):
+        try:
+            free, can_lock = shutil.disk_usage(existing_parent(place)).free, locks(place)
+            if name == "for the cache":
+                facts["cache"] = f"{place} ({console.size(folder_bytes(place))})"
+        except OSError as error:  # a folder of another account
+            notes.append(f"{place}: {error.strerror}; WDM_CACHE_DIR names another cache")
+            continue
         facts[f"free {name}"] = console.size(free)
         facts[f"file system {name}"] = f"{file_system(place) or 'unknown'}, locks: {can_lock}"
         if free < LITTLE:

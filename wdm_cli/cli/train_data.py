@@ -70,6 +70,16 @@ def warn_of_stretched(affine: Any) -> None:
 
 
 def cache_folder() -> Path:
-    """WDM_CACHE_DIR, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("WDM_CACHE_DIR") or Path(base) / "wdm")
+    """WDM_CACHE_DIR, else the user's cache folder.
+
+    Raises:
+        ResourceError: there is neither.
+    """
+    from wdm_cli.engine.errors import ResourceError
+
+    if named := os.environ.get("WDM_CACHE_DIR"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wdm"
+    except RuntimeError:  # an account without a home, as in some containers
+        raise ResourceError("no home folder to keep caches in", hint="set WDM_CACHE_DIR to a folder") from None

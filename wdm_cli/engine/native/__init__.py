@@ -61,7 +61,7 @@ class _Settings:
 
 
 def keep_in(folder: Callable[[], Path]) -> None:
-    """Keep what is compiled in the folder that the function says when it is needed; a RuntimeError means in none."""
+    """Keep what is compiled in the folder that the function says when it is needed; in none if it raises."""
     _Settings.folder = folder
     state.cache_clear()
 
@@ -101,7 +101,7 @@ def state() -> State:
         return State(None, "this PyTorch does not use GNU OpenMP")
     options = _options()
     name, kept = f"kernels-{_fingerprint(options)}.so", None
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError, ResourceError):
         kept = _Settings.folder()
     for folder in (SOURCE.parent, kept):  # beside the source in a container image
         if folder and (found := _load(folder / name)).library:
