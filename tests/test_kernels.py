@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wdm_cli.config import resolve
 from wdm_cli.engine import native
+from wdm_cli.engine.bench import InMemory
 from wdm_cli.engine.haar import haar, inverse_haar
 from wdm_cli.engine.models import kernels
 from wdm_cli.engine.models.kernels import Norm
+from wdm_cli.engine.train import Trainer
 from wdm_cli.engine.wavelet import plain_dwt, plain_idwt
 
 COMPILED = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "PyTorch's own"])
@@ -194,10 +197,11 @@ def test_any_view_of_a_tensor_will_do(view: str, compiled: bool, kernel: int, dt
 
 @PRECISIONS
 @LAYOUTS
+@COMPILED
 @pytest.mark.parametrize("resample", ["none", "average_pool", "nearest_upsample"])
 @pytest.mark.parametrize(("channels", "kernel"), [(8, 3), (16, 3), (16, 1)])
 def test_norm_act_conv(
-    channels: int, kernel: int, resample: str, layout: torch.memory_format, dtype: torch.dtype
+    channels: int, kernel: int, resample: str, compiled: bool, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
     weight, bias = noise(8, channels, kernel, kernel, kernel, seed=3) / 30, noise(8, seed=4)
 
@@ -236,8 +240,9 @@ def test_norm_act_conv_keeps_only_its_input() -> None:
 
 @PRECISIONS
 @LAYOUTS
+@COMPILED
 @pytest.mark.parametrize("name", ["average_pool", "nearest_upsample"])
-def test_resampling(name: str, layout: torch.memory_format, dtype: torch.dtype) -> None:
+def test_resampling(name: str, compiled: bool, layout: torch.memory_format, dtype: torch.dtype) -> None:
     lean, plain = getattr(kernels, name), getattr(kernels, f"plain_{name}")
     compare(lean, plain, noise(2, 3, 4, 8, 6, dtype=dtype), layout=layout)
 
@@ -254,6 +259,25 @@ def test_haar(channels: int, lll_scale: float, layout: torch.memory_format, dtyp
     compare(lean, lambda x: plain_dwt(x, "haar", lll_scale), x, layout=layout)
     bands = noise(2, 8, channels, 4, 3, 2, dtype=dtype)
     compare(lambda b: inverse_haar(b, lll_scale), lambda b: plain_idwt(b, "haar", lll_scale), bands)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("kind", ["unet", "wavunet"])
+def test_networks_learn_the_same_without_a_compiler(kind: str, precision: Any) -> None:
+    sets = [
+        f"model.kind={kind}",
+        "model.base_channels=8",
+        "model.groups=4",
+        "model.res_blocks=2",
+        "data.image_size=16",
+        "train.batch_size=1",
+    ]
+    preset = resolve("tiny", sets=[*sets, f"train.precision={precision}", "train.steps=3"]).preset
+    losses = []
+    for on in (True, False):
+        native.switch(on)
+        losses.append([step.bands for step in Trainer(preset, InMemory(preset.data.shape), torch.device("cpu")).run()])
+    assert torch.allclose(*map(torch.tensor, losses), rtol=1e-4 if precision == "float32" else 3e-2)
 
 
 def test_what_lies_on_two_planes_is_convolved_in_float32_on_a_cpu() -> None:

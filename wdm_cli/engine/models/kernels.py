@@ -160,7 +160,8 @@ def sum_blocks(x: Tensor, factor: float) -> Tensor:
     """Sums of 2×2×2 voxels times a factor, [B, C, D, H, W] -> [B, C, D/2, H/2, W/2]."""
     batch, channels, *sides = x.shape
     if not native.serves(x) or any(side % 2 for side in sides):
-        return F.avg_pool3d(x, 2) * (8 * factor)
+        values = x.float() if x.device.type == "cpu" else x  # there PyTorch pools no bf16
+        return (F.avg_pool3d(values, 2) * (8 * factor)).to(x.dtype)
     halves = [side // 2 for side in sides]
     out = x.new_empty(batch, *halves, channels)
     native.run("sum_blocks", dense(x), out, batch, *halves, channels, factor)
