@@ -269,7 +269,7 @@ def test_networks_learn_the_same_without_a_compiler(kind: str, precision: Any) -
         "model.base_channels=8",
         "model.groups=4",
         "model.res_blocks=2",
-        "data.image_size=16",
+        "data.image_size=32",
         "train.batch_size=1",
     ]
     preset = resolve("tiny", sets=[*sets, f"train.precision={precision}", "train.steps=3"]).preset
