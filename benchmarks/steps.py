@@ -54,11 +54,11 @@ STEPS = (5, 10, 15, 20, 25, 50, 100, 250, 1000)
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": DDPM(),
     "ddim": DDIM(),
-    "dpm++": DPMSolverPP(),
+    "dpm++": DPMSolverPP(grid="linear"),
     "ddim quadratic": DDIM(grid="quadratic"),
     "dpm++ log-snr": DPMSolverPP(grid="log-snr"),
     "dpm++ karras": DPMSolverPP(grid="karras"),
-    "dpm++ sde": DPMSolverPP(sde=True),
+    "dpm++ sde": DPMSolverPP(grid="linear", sde=True),
 }
 SCORES = ("kid", "fid", "spectrum", "msssim")
 PAIRS = 2016  # of MS-SSIM on both sides: all those of 64 volumes

@@ -101,7 +101,10 @@ def test_dpm_solver_equals_diffusers(sde: bool, steps: int) -> None:
         noise = next(stream) if sde else None
         return scheduler.step(x0, t, x, variance_noise=noise).prev_sample
 
-    same(ours(DPMSolverPP(steps=steps, sde=sde), scheduler.timesteps.tolist()[::-1]), theirs(scheduler, step))
+    same(
+        ours(DPMSolverPP(steps=steps, sde=sde, grid="linear"), scheduler.timesteps.tolist()[::-1]),
+        theirs(scheduler, step),
+    )
 
 
 def test_ddim_with_full_noise_and_all_steps_is_ancestral_sampling() -> None:

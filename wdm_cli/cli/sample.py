@@ -41,7 +41,7 @@ def sample(
         str | None, typer.Option("--sampler", help="ddpm, ddim or dpm++ (the fast one); default: the model's own.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Default: the model's own; of --sampler ddpm 1000, ddim 50, dpm++ 25.")
+        int | None, typer.Option("--steps", help="Default: the model's own; of --sampler ddpm 1000, ddim 50, dpm++ 15.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32, help="Sample i depends on seed + i alone.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Volumes made at a time.")] = 1,

@@ -12,9 +12,11 @@ from wdm_cli.engine.errors import require
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wdm_cli.engine.diffusion import Denoiser, Grid, Schedule
+    from wdm_cli.engine.diffusion import Denoiser, Schedule
 
     Map = Callable[[Tensor], Tensor]
+
+Grid = Literal["linear", "quadratic", "log-snr", "karras"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class SpacedSampler(Sampler):
         even in the logarithm of noise over signal; `karras` even in its seventh root. It matters where steps are few.
     """
 
-    grid: Literal["linear", "quadratic", "log-snr", "karras"] = "linear"
+    grid: Grid = "linear"
 
 
 def predict(denoise: Denoiser, x_t: Tensor, chain: Schedule, i: int, clip: Map) -> Tensor:
