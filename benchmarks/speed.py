@@ -5,6 +5,7 @@
     python benchmarks/speed.py --size 64
     python benchmarks/speed.py parts                    the operations of a block, PyTorch's beside ours
     python benchmarks/speed.py transforms               the wavelet transform beside a copy of the same bytes
+    python benchmarks/speed.py shares [--size 64]       what a bf16 training step is made of
 
 The plain form is the same network as PyTorch's own modules make it: GroupNorm, SiLU, convolution, pooling one after the
 other, in float32, in the default memory layout, with the Haar transform axis by axis. Every form has its own process.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wdm_cli.config import resolve
@@ -31,6 +34,7 @@ from wdm_cli.engine.device import keep_freed_memory
 from wdm_cli.engine.models import blocks, kernels, unet, wavunet
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.provenance import versions
+from wdm_cli.engine.train import Trainer
 
 CPU = torch.device("cpu")
 FORMS = {  # precision, plain, with the compiled loops
@@ -170,9 +174,50 @@ def step_parts() -> None:
         print(f"{name:<44}" + "".join(f"{value:>9.1f}" for value in times))
 
 
+def shares(name: str, size: int, steps: int, sets: list[str]) -> None:
+    """What a training step in bf16 is made of: seconds inside the functions that do the work."""
+    keep_freed_memory()
+    own = ["train.batch_size=1", f"data.image_size={size}", "train.precision=bf16", f"train.steps={steps + 3}"]
+    preset = resolve(name, sets=[*own, *sets]).preset
+    trainer = Trainer(preset, InMemory(preset.data.shape), CPU)
+    spent: dict[str, float] = {}
+
+    def clocked(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            result = work(*arguments, **options)
+            spent[part] = spent.get(part, 0) + time.perf_counter() - started
+            return result
+
+        return run
+
+    places: list[tuple[Any, str, str]] = [
+        (F, "conv3d", "convolutions"),
+        (kernels, "_conv_gradients", "convolutions' gradients"),
+        (kernels, "_norm_act", "SiLU(GroupNorm)"),
+        (kernels, "_norm_act_gradients", "SiLU(GroupNorm)'s gradients"),
+        (trainer.optimizer, "step", "AdamW"),
+        (trainer, "_update_ema", "moving average"),
+    ]
+    with contextlib.ExitStack() as stack:
+        for where, function, part in places:
+            stack.enter_context(mock.patch.object(where, function, clocked(part, getattr(where, function))))
+        taking = trainer.run()
+        for _ in range(3):
+            next(taking)
+        spent.clear()
+        started = time.perf_counter()
+        for _ in range(steps):
+            next(taking)
+        total = time.perf_counter() - started
+    print(f"{name} at {size}³ in bf16, {steps} steps of {total / steps:.2f} s")
+    for part, seconds in {**spent, "the rest": total - sum(spent.values())}.items():
+        print(f"{part:<30}{seconds / steps * 1000:>8.0f} ms{seconds / total:>7.0%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=["networks", "transforms", "parts"], default="networks")
+    parser.add_argument("part", nargs="?", choices=["networks", "transforms", "parts", "shares"], default="networks")
     parser.add_argument("--preset", default="ours_unet_128")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=2)
@@ -193,6 +238,8 @@ def main() -> None:
         transforms()
     elif arguments.part == "parts":
         step_parts()
+    elif arguments.part == "shares":
+        shares(arguments.preset, arguments.size, arguments.steps, arguments.sets)
     else:
         networks(arguments.preset, arguments.size, arguments.steps, arguments.sets)
 

@@ -1,7 +1,7 @@
 """Loops in C++ that PyTorch's operations cannot express, compiled once for this machine by its own g++.
 
 Where there is no g++ (or the processor is unknown to it), `serves` is false and the callers compute the same with
-PyTorch's operations, slower. `state` says which it is and why. Nothing here imports torch.
+PyTorch's operations, slower. `state` says which it is and why.
 """
 
 from __future__ import annotations
