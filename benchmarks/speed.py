@@ -3,6 +3,8 @@
     python benchmarks/speed.py                          ours_unet_128 at 128³, one volume
     python benchmarks/speed.py --preset ours_wnet_128   the WavU-Net
     python benchmarks/speed.py --size 64
+    python benchmarks/speed.py --device cuda            the same on a GPU
+    python benchmarks/speed.py compile --size 64        with torch.compile instead (minutes of compiling)
     python benchmarks/speed.py parts                    the operations of a block, PyTorch's beside ours
     python benchmarks/speed.py transforms               the wavelet transform beside a copy of the same bytes
     python benchmarks/speed.py shares [--size 64]       what a bf16 training step is made of
@@ -20,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -30,18 +32,36 @@ from torch import Tensor, nn
 from wdm_cli.config import resolve
 from wdm_cli.engine import native, wavelet
 from wdm_cli.engine.bench import InMemory, sampling_step, timed, training_step
-from wdm_cli.engine.device import keep_freed_memory
+from wdm_cli.engine.device import choose_device, keep_freed_memory
+from wdm_cli.engine.machine import bf16_instructions, processor
 from wdm_cli.engine.models import blocks, kernels, unet, wavunet
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.provenance import versions
 from wdm_cli.engine.train import Trainer
 
 CPU = torch.device("cpu")
-FORMS = {  # precision, plain, with the compiled loops
-    "plain float32": ("float32", True, False),
-    "float32": ("float32", False, True),
-    "bf16": ("bf16", False, True),
-    "bf16, no g++": ("bf16", False, False),
+
+
+class Form(NamedTuple):
+    precision: str
+    plain: bool = False
+    loops: bool = True  # compiled by g++, where the device is the CPU
+    compile: str | None = None  # the mode of torch.compile, if it is used
+
+
+FORMS = {
+    "plain float32": Form("float32", plain=True, loops=False),
+    "float32": Form("float32"),
+    "bf16": Form("bf16"),
+    "bf16, no g++": Form("bf16", loops=False),
+}
+TORCH_COMPILE = {  # g++'s loops would cut its graphs in pieces
+    "plain float32": FORMS["plain float32"],
+    "plain float32, torch.compile": Form("float32", plain=True, loops=False, compile="default"),
+    "float32, torch.compile": Form("float32", loops=False, compile="default"),
+    "bf16": FORMS["bf16"],
+    "bf16, torch.compile": Form("bf16", loops=False, compile="default"),
+    "bf16, CUDA graphs": Form("bf16", loops=False, compile="reduce-overhead"),
 }
 
 
@@ -74,16 +94,40 @@ def plain_kernels() -> Iterator[None]:
         yield
 
 
-def measure(preset: Preset, plain: bool, compiled: bool, steps: int) -> tuple[float, float, float]:
-    """Seconds of a pass and of a training step, and the peak memory of the process in GB."""
-    native.switch(compiled)
-    if not plain:
-        keep_freed_memory()
-    with plain_kernels() if plain else contextlib.nullcontext():
-        passes = sampling_step(preset, CPU, steps, 0)
-        step = training_step("", preset, CPU, steps, InMemory(preset.data.shape), 0)
+@contextlib.contextmanager
+def compiled_by_torch(preset: Preset, mode: str) -> Iterator[None]:
+    """Networks that are built meanwhile are compiled at their first call."""
+    build = type(preset.model).build
+
+    def build_and_compile(settings: Any) -> Any:
+        network = build(settings)
+        network.compile(mode=mode)
+        return network
+
+    with mock.patch.object(type(preset.model), "build", build_and_compile):
+        yield
+
+
+def measure(preset: Preset, form: Form, device: torch.device, steps: int) -> tuple[float, float, float]:
+    """Seconds of a pass and of a training step, and peak memory in GB: of the process, or of the GPU."""
+    native.switch(form.loops)
+    with contextlib.ExitStack() as stack:
+        if form.plain:
+            stack.enter_context(plain_kernels())
+        else:
+            keep_freed_memory()
+        if form.compile:
+            stack.enter_context(compiled_by_torch(preset, form.compile))
+        passes = sampling_step(preset, device, steps, 0)
+        step = training_step("", preset, device, steps, InMemory(preset.data.shape), 0)
+    return passes.seconds, step.seconds, peak_memory(device) / 1e9
+
+
+def peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return passes.seconds, step.seconds, int(fields["VmHWM"].split()[0]) * 1024 / 1e9
+    return int(fields["VmHWM"].split()[0]) * 1024
 
 
 def in_a_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -91,18 +135,26 @@ def in_a_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
         return pool.apply(work, arguments)
 
 
-def networks(name: str, size: int, steps: int, sets: list[str]) -> None:
-    print(f"{name} at {size}³, one volume, {steps} steps each; pass = network and clamping in image space")
-    print(f"{'form':<16}{'pass s':>9}{'times':>7}{'step s':>9}{'times':>7}{'peak GB':>9}{'share':>7}")
+def networks(
+    forms: dict[str, Form], name: str, device: torch.device, size: int, steps: int, batch: int, sets: list[str]
+) -> None:
+    print(
+        f"{name} at {size}³, batch {batch}, {steps} steps each; pass = network and clamping in image space, one volume"
+    )
+    print(f"{'form':<30}{'pass s':>9}{'times':>7}{'step s':>9}{'times':>7}{'peak GB':>9}{'share':>7}")
     base: tuple[float, float, float] | None = None
-    for form, (precision, plain, compiled) in FORMS.items():
-        own = ["train.batch_size=1", f"data.image_size={size}", f"train.precision={precision}"]
+    for title, form in forms.items():
+        if (device.type == "cuda" and "g++" in title) or (device.type == "cpu" and "CUDA" in title):
+            continue
+        own = [f"train.batch_size={batch}", f"data.image_size={size}", f"train.precision={form.precision}"]
         preset = resolve(name, sets=[*own, *sets]).preset
-        found = in_a_fresh_process(measure, preset, plain, compiled, steps)
+        found = in_a_fresh_process(measure, preset, form, device, steps)
         base = base or found
         ratios = base[0] / found[0], base[1] / found[1], found[2] / base[2]
         print(
-            f"{form:<16}{found[0]:>9.3f}{ratios[0]:>7.2f}{found[1]:>9.2f}{ratios[1]:>7.2f}{found[2]:>9.2f}{ratios[2]:>7.2f}"
+            f"{title:<30}{found[0]:>9.4f}{ratios[0]:>7.2f}{found[1]:>9.3f}{ratios[1]:>7.2f}"
+            f"{found[2]:>9.2f}{ratios[2]:>7.2f}",
+            flush=True,
         )
 
 
@@ -217,23 +269,17 @@ def shares(name: str, size: int, steps: int, sets: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=["networks", "transforms", "parts", "shares"], default="networks")
+    parts = ["networks", "compile", "transforms", "parts", "shares"]
+    parser.add_argument("part", nargs="?", choices=parts, default="networks")
     parser.add_argument("--preset", default="ours_unet_128")
+    parser.add_argument("--device", default="cpu", help="of networks and compile; the other parts are the CPU's")
     parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], dest="sets")
     arguments = parser.parse_args()
-    processor = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "unknown processor",
-    )
-    amx = "with" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "without"
-    found = versions()
-    print(f"{processor} {amx} AMX, {torch.get_num_threads()} threads, torch {found['torch']}, {date.today()}")
+    device = choose_device(arguments.device)
+    print(f"{describe(device)}, torch {versions()['torch']}, {date.today()}")
     if arguments.part == "transforms":
         transforms()
     elif arguments.part == "parts":
@@ -241,7 +287,14 @@ def main() -> None:
     elif arguments.part == "shares":
         shares(arguments.preset, arguments.size, arguments.steps, arguments.sets)
     else:
-        networks(arguments.preset, arguments.size, arguments.steps, arguments.sets)
+        forms = FORMS if arguments.part == "networks" else TORCH_COMPILE
+        networks(forms, arguments.preset, device, arguments.size, arguments.steps, arguments.batch, arguments.sets)
+
+
+def describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()} ({bf16_instructions() or 'no bf16'}), {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

@@ -218,7 +218,8 @@ class _NormActConv(torch.autograd.Function):
         of_h, of_weight, of_bias = _conv_gradients(grad, h, weight.to(h.dtype))
         del h
         of_norm = _norm_act_gradients(resample.adjoint(of_h) if resample else of_h, x, norm, mean, rstd)
-        return (*of_norm, None, None, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None)
+        of_weight = of_weight.contiguous().to(weight.dtype)  # as the weight lies, or autograd copies it in float32
+        return (*of_norm, None, None, of_weight, of_bias.to(weight.dtype), None, None)
 
 
 def _input_of_conv(h: Tensor, resample: Resample | None, precision: torch.dtype) -> Tensor:
