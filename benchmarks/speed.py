@@ -248,6 +248,7 @@ def shares(name: str, size: int, steps: int, sets: list[str]) -> None:
         (kernels, "_conv_gradients", "convolutions' gradients"),
         (kernels, "_norm_act", "SiLU(GroupNorm)"),
         (kernels, "_norm_act_gradients", "SiLU(GroupNorm)'s gradients"),
+        (torch.nn.utils, "get_total_norm", "the gradients' norm"),
         (trainer.optimizer, "step", "AdamW"),
         (trainer, "_update_ema", "moving average"),
     ]
