@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from command import sets, wdm
 from small import SETS, small
 
 from wdm_cli.engine.bench import flops_of, timed
+from wdm_cli.engine.preset import Diffusion
 
 
 def test_bench_measures_everything_and_says_against_what() -> None:
@@ -40,6 +42,12 @@ def test_flops_are_those_of_the_convolutions() -> None:
     linears = 2 * (8 * 32 + 32 * 32) + 5 * 2 * 32 * 8
     assert forward == pytest.approx(layers * one + linears, rel=0.01)
     assert step == pytest.approx(3 * 3 * forward, rel=0.1)  # backward is twice the forward, for three volumes
+
+
+def test_flops_of_wavelets_that_are_matrix_products() -> None:
+    preset = small(model__dropout=0.0)
+    haar, other = (flops_of(dataclasses.replace(preset, diffusion=Diffusion(wavelet=w)))[0] for w in ("haar", "db2"))
+    assert haar < other < 1.2 * haar
 
 
 def test_timed_gives_the_median_of_the_runs() -> None:

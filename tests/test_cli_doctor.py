@@ -16,7 +16,7 @@ from torch import nn
 
 from wdm_cli.cli import about
 from wdm_cli.cli.train_data import cache_folder
-from wdm_cli.engine import machine, provenance, selfcheck
+from wdm_cli.engine import machine, native, provenance, selfcheck
 from wdm_cli.engine.errors import ResourceError
 
 WANTED = {
@@ -42,6 +42,17 @@ def test_what_a_bug_report_needs() -> None:
     shown = wdm("doctor")
     assert shown.out.startswith("what\tfound")
     assert "nothing wrong found" in shown.err or facts["problems"]
+
+
+def test_the_compiled_loops_are_switched_off_by_off_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WDM_NATIVE", "OFF")
+    try:
+        assert "switched off (WDM_NATIVE=off)" in wdm("doctor").out
+    finally:
+        native.switch(True)
+    monkeypatch.setenv("WDM_NATIVE", "0")
+    result = wdm("doctor")
+    assert (result.code, "on or off" in result.err) == (2, True)
 
 
 def test_bad_builds() -> None:

@@ -79,7 +79,7 @@ def test_the_sampler_is_named_and_the_models_own_is_the_default(run: Path, tmp_p
     assert spelled.code == 0
     assert hashes(tmp_path / "own") == hashes(tmp_path / "spelled")
     other = wdm("sample", "-n", 1, "--out", tmp_path / "other", "--run", run, "--sampler", "dpm++", "--steps", 3)
-    assert "sampler: dpm++, 3 steps (the model's own: ddpm, 4)" in other.err
+    assert "sampler: dpm++, 3 steps, grid log-snr (the model's own: ddpm, 4 steps)" in other.err
     protocol = json.loads((tmp_path / "other" / "run.json").read_text())["protocol"]
     assert (protocol["sampler"], protocol["steps"]) == ("dpm++", 3)
 
@@ -88,11 +88,11 @@ def test_of_a_slow_sampler_the_fast_one_is_named(capsys: pytest.CaptureFixture[s
     default = resolve("ours_unet_128").preset
     say_sampler(default, SimpleNamespace(preset=None), "ours_unet_128")
     said = capsys.readouterr().err
-    assert "sampler: dpm++, 15 steps; the paper's way is `--sampler ddpm --steps 1000`" in said
+    assert "sampler: dpm++, 15 steps, grid log-snr; the paper's way is `--sampler ddpm --steps 1000`" in said
     paper = dataclasses.replace(default, sample=DDPM(steps=1000))  # as in models that were trained so
     say_sampler(paper, SimpleNamespace(preset=paper), None)
     said = capsys.readouterr().err
-    assert "ddpm, 1000 steps, the model's own. `--sampler dpm++` takes 15, in 1/66 of the time" in said
+    assert "ddpm, 1000 steps, the model's own. `--sampler dpm++` takes 15, in 1/67 of the time" in said
 
 
 def test_more_are_added_and_none_is_made_twice(run: Path, tmp_path: Path) -> None:

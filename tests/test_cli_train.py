@@ -18,7 +18,7 @@ import pytest
 from command import sets, start, wdm
 from small import SETS
 
-from wdm_cli.cli import stop
+from wdm_cli.cli import console, stop
 from wdm_cli.engine.checkpoint import read
 from wdm_cli.engine.data.phantom import write_phantoms
 
@@ -136,6 +136,19 @@ def test_dry_run_shows_and_writes_nothing(heads: Path, tmp_path: Path) -> None:
     assert "s on cpu" in rows["time per step"]
     assert "steps at that speed" in rows["all steps"]
     assert not (tmp_path / "run").exists()
+
+
+def test_only_the_first_of_several_processes_shows_a_dry_run(heads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.Verbosity, "rank", 0)  # and again in the end
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    result = train(heads, heads / "run", "--dry-run", "--device", "cpu")
+    assert (result.code, result.out, result.err) == (0, "", "")
+
+
+def test_a_wavelet_other_than_haar(heads: Path, tmp_path: Path) -> None:
+    result = train(heads, tmp_path / "run", "--steps", 2, "--set", "diffusion.wavelet=db2")
+    assert result.code == 0, result.err
 
 
 def test_listeners(heads: Path, tmp_path: Path) -> None:

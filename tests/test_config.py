@@ -15,6 +15,7 @@ from wdm_cli import config
 from wdm_cli.config import preset_folder, preset_names, read_toml, resolve, to_toml
 from wdm_cli.engine.errors import ConfigError
 from wdm_cli.engine.preset import TABLES, Preset, from_dict
+from wdm_cli.engine.samplers import DDIM, DPMSolverPP
 
 BASE = tomllib.loads((preset_folder() / "tiny.toml").read_text())
 
@@ -60,6 +61,17 @@ def test_another_kind_keeps_what_it_knows_and_drops_the_presets_other_keys() -> 
     assert found.data.dir == type(found.data)().dir  # not the BraTS folder
     wavelet = resolve("ours_unet_128", sets=["model.kind=wavunet"]).preset.model
     assert (wavelet.kind, wavelet.widths) == ("wavunet", (64, 128, 128, 256, 256))  # type: ignore[attr-defined]
+
+
+def test_another_sampler_has_its_own_steps_and_grid() -> None:
+    """What is few steps for one, and a good grid, says nothing about another."""
+    one = resolve("tiny", options={"sample.kind": "ddim"}).preset.sample
+    assert (one, str(one)) == (DDIM(), "ddim, 50 steps, grid linear")
+    stored = {**resolve("tiny").preset.to_dict(), "sample": {"kind": "ddim", "steps": 20, "grid": "linear", "eta": 0.5}}
+    assert str(from_dict(stored).sample) == "ddim, 20 steps, grid linear, eta 0.5"
+    assert resolve(stored, options={"sample.kind": "dpm++"}).preset.sample == DPMSolverPP()
+    chosen = resolve("tiny", sets=["sample.grid=karras", "sample.sde=true"]).preset.sample
+    assert str(chosen) == "dpm++, 15 steps, grid karras, sde"
 
 
 def test_another_kind_keeps_what_the_user_set() -> None:

@@ -146,7 +146,8 @@ def test_a_lost_process_costs_one_step(tmp_path: Path) -> None:
     trainer = Trainer(small(train__save_every=100, train__steps=9), HEADS, CPU)
     resumed, *_ = train(trainer, tmp_path / "run")
     assert isinstance(resumed, Resumed)
-    assert (resumed.step, resumed.processes, trainer.step) == (5, 2, 9)
+    assert (resumed.step, trainer.step) == (5, 9)
+    assert resumed.changes == ("so far 2 processes shared the batch, now 1: the same training, equal up to rounding",)
 
 
 def test_turns(tmp_path: Path) -> None:

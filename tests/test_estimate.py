@@ -23,8 +23,10 @@ from wdm_cli.engine.train import Trainer
 STEP = """
 import json, sys
 import numpy as np, peak, torch
+from wdm_cli.engine import native
 from wdm_cli.engine.preset import from_dict
 from wdm_cli.engine.train import Trainer
+native.switch(sys.argv[2] == "True")
 class Noise:
     names, affine = ("a", "b"), np.eye(4)
     def __len__(self): return 2
@@ -53,10 +55,17 @@ def tables(kind: str = "unet", **train: Any) -> dict[str, Any]:
     [{"batch_size": 1}, {}, {"checkpointing": True}, {"accumulate": 2}, {"precision": "bf16"}],
     ids=str,
 )
-def test_the_estimate_is_within_15_percent_of_a_real_step(kind: str, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("loops", [True, False])
+def test_the_estimate_is_within_15_percent_of_a_real_step(kind: str, changes: dict[str, Any], loops: bool) -> None:
     settings = tables(kind, **changes)
-    measured = peak_of(STEP, settings)
-    assert estimate(from_dict(settings)).training == pytest.approx(measured, rel=0.15)
+    measured = peak_of(STEP, settings, str(loops))
+    assert estimate(from_dict(settings), loops=loops).training == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("wavelet", ["db2", "sym4"])
+def test_any_wavelet_can_be_estimated(wavelet: str) -> None:
+    haar, other = (estimate(from_dict(tables() | {"diffusion": {"wavelet": w}})).training for w in ("haar", wavelet))
+    assert other == pytest.approx(haar, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,17 @@ def test_checkpointing_changes_no_gradient(kind: type[NetworkSettings]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+@pytest.mark.parametrize("kind", [UNet, WavUNet])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_lie_in_memory_as_the_weights_do(kind: type[NetworkSettings], precision: torch.dtype) -> None:
+    """Otherwise autograd copies them, and DDP warns."""
+    network = small(kind).build()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        network(torch.randn(1, 8, 8, 8, 8), torch.tensor([3])).square().sum().backward()
+    odd = [n for n, p in network.named_parameters() if p.grad is not None and p.grad.stride() != p.stride()]
+    assert odd == []
+
+
 def test_dropout_acts_in_training_only() -> None:
     network = randomised(small(UNet, dropout=0.5))
     x, t = torch.randn(1, 8, 4, 4, 4), torch.tensor([7])

@@ -97,6 +97,7 @@ def test_the_page_tells_the_whole_story(made: Path, tmp_path: Path) -> None:
     assert "not for diagnosis" in page.text
     assert "seeds 7 to 9" in page.text
     assert "trained for 6 steps" in page.text.replace("\n", " ")
+    assert "sampled with dpm++ in 4 steps on the time grid log-snr from" in page.text.replace("\n", " ")
     assert "@inproceedings{friedrich2024wdm" in page.text
     assert len(page.of("svg")) == 5  # histogram, loss, bands, learning rate, seconds
     checkpoint = made / "run" / "checkpoints" / "step_0000006.pt"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from small import digest, small, trainer
 
+from wdm_cli.engine import native
 from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
 from wdm_cli.engine.files import locked
 from wdm_cli.engine.metrics_log import COLUMNS
@@ -89,6 +90,24 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(damage: Any, st
     assert (tmp_path / "checkpoints" / "step_0000012.pt.damaged").exists()
     _, again = go(tmp_path, 17)
     assert again[0].damaged == ()  # said once
+
+
+def test_what_is_done_in_another_way_than_before_is_said(tmp_path: Path) -> None:
+    _, records = go(tmp_path, 3)
+    assert not any(isinstance(record, Resumed) for record in records)
+    _, records = go(tmp_path, 4)
+    assert records[0].changes == ()
+    with_loops = native.state().library is not None
+    native.switch(not with_loops)
+    try:
+        _, records = go(tmp_path, 5, small(train__steps=5, sample__steps=3))
+    finally:
+        native.switch(True)
+    of_loops = ["now without the compiled loops: the same training, equal up to rounding"] * with_loops
+    assert list(records[0].changes) == [
+        *of_loops,
+        "its volumes will be sampled with ddpm, 3 steps, so far ddpm, 4 steps",
+    ]
 
 
 def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path: Path) -> None:

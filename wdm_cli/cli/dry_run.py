@@ -23,6 +23,7 @@ def show_dry_run(resolved: Resolved, device: torch.device, processes: int = 1) -
     Of several processes one is shown, with its share of the batch and without the exchange of gradients.
     """
     from wdm_cli.cli.train_data import find_cases
+    from wdm_cli.engine import native
     from wdm_cli.engine.device import available_memory
     from wdm_cli.engine.distributed import divide
     from wdm_cli.engine.estimate import estimate
@@ -33,11 +34,16 @@ def show_dry_run(resolved: Resolved, device: torch.device, processes: int = 1) -
         share = divide(resolved.preset.train.batch_size, processes, resolved.preset.train.accumulate)
         train = dataclasses.replace(resolved.preset.train, batch_size=share)
         resolved = dataclasses.replace(resolved, preset=dataclasses.replace(resolved.preset, train=train))
-    costs, free = estimate(resolved.preset), available_memory(device)
+    costs = estimate(resolved.preset, loops=native.at_work(device))
+    free = available_memory(device)
     parts = resolved.preset.train.batch_size // resolved.preset.train.accumulate
     volumes = f"{parts} volume{'s' * (parts > 1)}"
     rows = [
-        *([("processes", f"{processes}, of which this is one, with {share} volumes a step")] if processes > 1 else []),
+        *(
+            [("processes", f"{processes}, of which this is one, with {share} volume{'s' * (share > 1)} a step")]
+            if processes > 1
+            else []
+        ),
         ("cases", f"{len(inventory.cases)} in {resolved.preset.data.dir} ({len(inventory.ignored)} files ignored)"),
         ("parameters", f"{costs.parameters:,}"),
         (

@@ -26,6 +26,7 @@ from wdm_cli.cli import (
 )
 from wdm_cli.cli.train_data import cache_folder
 from wdm_cli.engine import native
+from wdm_cli.engine.errors import ConfigError
 
 app = typer.Typer(
     name="wdm",
@@ -69,7 +70,14 @@ def options(
     """Options of every command."""
     console.Verbosity.level = int(verbose) - int(quiet)
     native.keep_in(lambda: cache_folder() / "kernels")
-    native.switch(os.environ.get("WDM_NATIVE", "on") != "off")
+    native.switch(_native_wanted(os.environ.get("WDM_NATIVE", "on")))
+
+
+def _native_wanted(word: str) -> bool:
+    """What WDM_NATIVE says."""
+    if word.lower() not in ("on", "off"):
+        raise ConfigError(f"WDM_NATIVE={word}: unknown", hint="on or off")
+    return word.lower() == "on"
 
 
 def main() -> None:

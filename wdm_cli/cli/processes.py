@@ -94,7 +94,7 @@ def check_gpus(count: int, device: str, environment: Mapping[str, str]) -> None:
     if device not in ("auto", "cuda"):
         raise ConfigError(
             f"--gpus {count} with --device {device}: every process takes a GPU of its own",
-            hint="leave --device away; on CPUs: torchrun --nproc_per_node N -m wdm_cli … --device cpu",
+            hint="leave --device away; on CPUs: torchrun --nproc_per_node N -m -- wdm_cli … --device cpu",
         )
     import torch
 

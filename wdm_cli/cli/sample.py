@@ -150,13 +150,13 @@ def say_sampler(settings: Preset, source: Checkpoint, preset: str | None) -> Non
 
     own = (source.preset or resolve(preset or "").preset).sample
     sampler, fast = settings.sample, DPMSolverPP()
-    text = f"sampler: {sampler.kind}, {sampler.steps} steps"
+    text = f"sampler: {sampler}"
     if sampler != own:
-        text += f" (the model's own: {own.kind}, {own.steps})"
+        text += f" (the model's own: {own})"
     elif sampler.steps >= MANY_STEPS:
         text += (
-            f", the model's own. `--sampler {fast.kind}` takes {fast.steps}, in 1/{sampler.steps // fast.steps} of the "
-            "time; docs/sampling.md shows what fewer steps cost"
+            f", the model's own. `--sampler {fast.kind}` takes {fast.steps}, in 1/{sampler.steps / fast.steps:.0f} "
+            "of the time; docs/sampling.md shows what fewer steps cost"
         )
     elif source.preset is None and sampler.kind != DDPM().kind:
         text += "; the paper's way is `--sampler ddpm --steps 1000`, docs/sampling.md compares them"

@@ -92,7 +92,8 @@ def train(
     if dry_run:
         from wdm_cli.cli.dry_run import show_dry_run
 
-        show_dry_run(resolved, chosen, mine.world if mine else gpus)
+        if not mine or mine.rank == 0:
+            show_dry_run(resolved, chosen, mine.world if mine else gpus)
     else:
         run_training(resolved, run, chosen, mine, workers=workers, log=log, max_hours=max_hours)
 
@@ -195,11 +196,8 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
                 for reason in record.damaged:
                     console.warn(f"passed over: {reason}")
                 console.note(f"continuing {run} from step {record.step:,}")
-                if record.processes != trainer.ranks.world:
-                    console.note(
-                        f"so far {record.processes} processes shared the batch, now {trainer.ranks.world}: "
-                        "the same training, equal up to rounding"
-                    )
+                for change in record.changes:
+                    console.note(change)
                 progress.start_at(record.step)
                 continue
             if isinstance(record, Saved):
@@ -239,6 +237,7 @@ def describe(record: TrainStep, device: torch.device) -> str:
 def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
     """run.json, preset.toml and MODEL_CARD.md."""
     from wdm_cli.config import to_toml
+    from wdm_cli.engine import native
     from wdm_cli.engine.files import write_json, write_text
     from wdm_cli.engine.model_card import write_card
     from wdm_cli.engine.provenance import provenance
@@ -248,6 +247,7 @@ def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
         "command": "train",
         **provenance(trainer.device, sys.argv),
         "processes": trainer.ranks.world,
+        "cpu_loops": native.state().words,
         "data": fingerprint(trainer.volumes),
         "preset": resolved.preset.to_dict(),
         "preset_sha256": resolved.preset.sha256,

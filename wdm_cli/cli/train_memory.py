@@ -28,6 +28,7 @@ def memory_settings(memory: Memory, preset: Preset, device: torch.device, proces
 
     `auto` only changes what leaves a step's result as it is, and only for one process: several must do the same.
     """
+    from wdm_cli.engine import native
     from wdm_cli.engine.device import available_memory
     from wdm_cli.engine.estimate import estimate
 
@@ -36,7 +37,7 @@ def memory_settings(memory: Memory, preset: Preset, device: torch.device, proces
         return {"train.checkpointing": True, "train.accumulate": max(1, train.batch_size // processes)}
     if train.checkpointing or processes > 1:
         return {}
-    costs, free = estimate(preset), available_memory(device)
+    costs, free = estimate(preset, loops=native.at_work(device)), available_memory(device)
     if costs.training <= free:
         return {}
     console.note(

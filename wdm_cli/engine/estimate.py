@@ -18,6 +18,7 @@ from wdm_cli.engine.preset import Preset
 
 FLOAT = 4  # bytes
 TRANSIENT = 4  # full-size tensors that a step works on at a time: gradients, workspaces of the convolutions
+WITHOUT_LOOPS = 6  # more of them, in float32, where PyTorch's own operations do what the compiled loops would
 TRANSIENT_AT_MOST = 8
 LIBRARIES = 330e6  # what Python and torch take by themselves
 
@@ -33,12 +34,16 @@ class Estimate:
     disk: int
 
 
-def estimate(preset: Preset) -> Estimate:
-    """Count what autograd would keep, by one step on the meta device: shapes only, no memory."""
+def estimate(preset: Preset, *, loops: bool = True) -> Estimate:
+    """Count what autograd would keep, by one step on the meta device: shapes only, no memory.
+
+    loops: the compiled loops will be at work (`native.at_work`).
+    """
     with torch.device("meta"):
         network = preset.model.build()
     count = sum(p.numel() for p in network.parameters())
     kept, largest, of_a_block = _saved_bytes(network, preset)
+    more = 0 if loops else WITHOUT_LOOPS * largest
     if preset.train.checkpointing:  # the inputs of all blocks, and one block at a time in full
         network.checkpointing = True
         kept = _saved_bytes(network, preset)[0] + of_a_block
@@ -47,7 +52,7 @@ def estimate(preset: Preset) -> Estimate:
     parts = preset.train.batch_size // preset.train.accumulate
     weights = count * FLOAT
     # weights, gradients, two moments of AdamW, EMA
-    peak = 5 * weights + parts * (kept + TRANSIENT * largest) + int(LIBRARIES)
+    peak = 5 * weights + parts * (kept + TRANSIENT * largest + more) + int(LIBRARIES)
     checkpoint = 4 * weights
     return Estimate(count, parts * kept, peak, checkpoint, (preset.train.keep + 1) * checkpoint)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wdm_cli.engine import checkpoint as checkpoints
+from wdm_cli.engine import native
 from wdm_cli.engine.checkpoint import Checkpoint
 from wdm_cli.engine.errors import CheckpointError, ConfigError, DataError, PeerError
 from wdm_cli.engine.files import locked, remove_partial
@@ -47,15 +48,16 @@ class Saved:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The run continues from a checkpoint that so many processes wrote.
+    """The run continues from a checkpoint.
 
-    damaged: newer ones that could not be read, and why.
+    damaged: newer ones that could not be read, and why. changes: what is done in another way than before, in words;
+    nothing among it changes the training but for rounding.
     """
 
     path: Path
     step: int
     damaged: tuple[str, ...]
-    processes: int = 1
+    changes: tuple[str, ...] = ()
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -112,18 +114,31 @@ def resume(run: Path, trainer: Trainer) -> Resumed | None:
         CheckpointError: no checkpoint can be read, or it is of other cases.
     """
     found, damaged = latest_checkpoint(run) if checkpoint_files(run) else (None, ())
+    changes: list[str] = []
     if found is not None:
         if found.preset is None:
             raise CheckpointError(f"{found.path}: holds weights only, training cannot continue from it")
         refuse_changes(run, found.preset, trainer.preset)
         trainer.restore(found)
+        changes += _changes(found.training, found.preset, trainer)
     truncate_metrics(run / "metrics.csv", trainer.step)
     if found is None:
         return None
     for path in list(checkpoint_files(run).values())[::-1][: len(damaged)]:
         with contextlib.suppress(OSError):
             path.rename(path.with_name(path.name + ".damaged"))
-    return Resumed(found.path, trainer.step, damaged, int(found.training.get("processes", 1)))
+    return Resumed(found.path, trainer.step, damaged, tuple(changes))
+
+
+def _changes(training: Mapping[str, Any], preset: Preset, trainer: Trainer) -> Iterator[str]:
+    before, now = training.get("processes", 1), trainer.ranks.world
+    if before != now:
+        yield f"so far {before} processes shared the batch, now {now}: the same training, equal up to rounding"
+    loops, loops_now = training.get("loops"), native.at_work(trainer.device)
+    if loops not in (None, loops_now):
+        yield f"now {'with' if loops_now else 'without'} the compiled loops: the same training, equal up to rounding"
+    if preset.sample != trainer.preset.sample:
+        yield f"its volumes will be sampled with {trainer.preset.sample}, so far {preset.sample}"
 
 
 def refuse_changes(run: Path, old: Preset, new: Preset) -> None:

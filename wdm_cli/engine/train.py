@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wdm_cli.engine import native
 from wdm_cli.engine.checkpoint import Checkpoint, load_weights
 from wdm_cli.engine.device import as_denoiser, memory_errors
 from wdm_cli.engine.diffusion import loss, make_schedule
@@ -197,6 +198,7 @@ class Trainer:
                 "data": fingerprint(self.volumes),
                 "skipped": self.skipped_in_a_row,
                 "processes": self.ranks.world,
+                "loops": native.at_work(self.device),
             },
         )
 

@@ -7,6 +7,7 @@ are 1 for high-pass along the first, second and third spatial axis.
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 
 import torch
@@ -117,6 +118,7 @@ def _matrix(wavelet: str, n: int) -> Tensor:
 
 
 def _apply(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
-    """Matrix along one axis, in the precision of x whatever autocast says."""
-    with torch.autocast(x.device.type, enabled=False):
+    """Matrix along one axis, in the precision of x whatever autocast says (on the meta device it has no say)."""
+    device = x.device.type
+    with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
         return (x.movedim(dim, -1) @ matrix.T.to(x)).movedim(-1, dim)

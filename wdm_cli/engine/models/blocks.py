@@ -41,6 +41,20 @@ class Conv3(nn.Conv3d):
         return super().forward(x)
 
 
+class Shortcut(nn.Conv3d):
+    """1×1×1 convolution whose weight's gradient has the plain strides that autograd's and DDP's buffers have.
+
+    Of a channels-last convolution it has others: the same memory, but compared number by number, with a warning.
+    """
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(1)[:, :, None, None, None]
+        return torch.conv3d(x, weight, self.bias)
+
+
 def conv3(channels: int, out_channels: int, *, zero: bool = False) -> nn.Conv3d:
     """3×3×3 convolution that keeps the size; `zero` starts it at zero."""
     conv = Conv3(channels, out_channels, 3, padding=1)
@@ -90,9 +104,7 @@ class ResBlock(nn.Module):
             RowDropout(dropout),
             conv3(out_channels, out_channels, zero=True),
         )
-        self.skip_connection = (
-            nn.Identity() if channels == out_channels else nn.Conv3d(channels, out_channels, kernel_size=1)
-        )
+        self.skip_connection = nn.Identity() if channels == out_channels else Shortcut(channels, out_channels)
         self.resample = resample
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from wdm_cli.engine.files import write_bytes
 from wdm_cli.engine.machine import cpuinfo
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SOURCE = Path(__file__).parent / "kernels.cpp"
@@ -79,6 +80,11 @@ def serves(x: Tensor, *parameters: Tensor) -> bool:
     return all(p.device.type == "cpu" and str(p.dtype) == "torch.float32" for p in parameters)
 
 
+def at_work(device: torch.device) -> bool:
+    """Whether what is computed on the device uses the compiled loops."""
+    return device.type == "cpu" and state().library is not None
+
+
 def run(name: str, *arguments: Tensor | int | float) -> None:
     """Call a loop of kernels.cpp in the precision of its first argument.
 
@@ -95,7 +101,7 @@ def run(name: str, *arguments: Tensor | int | float) -> None:
 def state() -> State:
     """Load the library, compiled before or now; a damaged one is compiled anew."""
     if not _Settings.wanted:
-        return State(None, "switched off")
+        return State(None, "switched off (WDM_NATIVE=off)")
     importlib.import_module("torch")  # brings the OpenMP runtime
     if not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
         return State(None, "this PyTorch does not use GNU OpenMP")

@@ -43,6 +43,12 @@ def of_sampling(protocol: dict[str, Any], count: int, seeds: Sequence[int]) -> s
         return f"{count:,} volumes were examined; how they were made is not recorded."
     weights = "averaged (EMA) weights" if protocol.get("weights") == "ema" else "weights as trained"
     sampler = f"{protocol['sampler']} in {protocol.get('steps')} steps"
+    if "grid" in protocol:
+        sampler += f" on the time grid {protocol['grid']}"
+    if protocol.get("eta"):
+        sampler += f" with eta = {protocol['eta']}"
+    if protocol.get("sde"):
+        sampler += " in its stochastic form"
     return (
         f"{count:,} volumes were sampled with {sampler} from the {weights} in {protocol.get('precision', 'float32')}; "
         f"{_seeds(seeds)}."

@@ -21,9 +21,9 @@ class DPMSolverPP(SpacedSampler):
     """A second-order multistep solver for networks that predict x0: one evaluation a step.
 
     With x_t = α·x0 + σ·noise and λ = ln(α/σ), a step from λ_s to λ_t of length h extrapolates x0 from its last two
-    predictions. The first step has one prediction only; the last one ends in x0 itself.
+    predictions. The first step has one prediction only; the last one ends in x0 itself. Its 15 steps on the grid
+    `log-snr` are where quality stops to grow on the models measured (docs/sampling.md).
 
-    steps, grid: 15 on `log-snr` are where quality stops to grow on the models measured (docs/sampling.md).
     sde: the stochastic form (SDE-DPM-Solver++), which adds noise in every step.
     """
 

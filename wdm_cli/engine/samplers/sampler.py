@@ -29,6 +29,12 @@ class Sampler(ABC):
     kind: str
     steps: int
 
+    def __str__(self) -> str:
+        """All that decides what it makes, in words: "dpm++, 15 steps, grid log-snr"; what is off is left away."""
+        others = {key: value for key, value in vars(self).items() if key not in ("kind", "steps") and value}
+        words = [key if value is True else f"{key} {value}" for key, value in others.items()]
+        return ", ".join([self.kind, f"{self.steps} step{'s' * (self.steps > 1)}", *words])
+
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", "must be at least 1")
 
