@@ -47,13 +47,14 @@ class Form(NamedTuple):
     plain: bool = False
     loops: bool = True  # compiled by g++, where the device is the CPU
     compile: str | None = None  # the mode of torch.compile, if it is used
+    only: str = ""  # the one device where this is a form of its own
 
 
 FORMS = {
     "plain float32": Form("float32", plain=True, loops=False),
     "float32": Form("float32"),
     "bf16": Form("bf16"),
-    "bf16, no g++": Form("bf16", loops=False),
+    "bf16, no g++": Form("bf16", loops=False, only="cpu"),
 }
 TORCH_COMPILE = {  # g++'s loops would cut its graphs in pieces
     "plain float32": FORMS["plain float32"],
@@ -61,7 +62,7 @@ TORCH_COMPILE = {  # g++'s loops would cut its graphs in pieces
     "float32, torch.compile": Form("float32", loops=False, compile="default"),
     "bf16": FORMS["bf16"],
     "bf16, torch.compile": Form("bf16", loops=False, compile="default"),
-    "bf16, CUDA graphs": Form("bf16", loops=False, compile="reduce-overhead"),
+    "bf16, CUDA graphs": Form("bf16", loops=False, compile="reduce-overhead", only="cuda"),
 }
 
 
@@ -144,7 +145,7 @@ def networks(
     print(f"{'form':<30}{'pass s':>9}{'times':>7}{'step s':>9}{'times':>7}{'peak GB':>9}{'share':>7}")
     base: tuple[float, float, float] | None = None
     for title, form in forms.items():
-        if ("g++" in title and device.type == "cuda") or ("CUDA" in title and device.type == "cpu"):
+        if form.only not in ("", device.type):
             continue
         own = [f"train.batch_size={batch}", f"data.image_size={size}", f"train.precision={form.precision}"]
         preset = resolve(name, sets=[*own, *sets]).preset

@@ -162,16 +162,16 @@ def _merge(merged: Tables, sources: dict[str, str], tables: Tables, source: str)
 
 
 def _switch_kind(below: Tables, sources: dict[str, str], table: str, kind: str) -> None:
-    """Make way for another kind: the preset's keys that it does not have go, and those that
-    mean something else under each kind: the folder of data, a sampler's steps and time grid.
+    """Make way for another kind: the preset's keys that it does not have go, and those that mean something else
+    under each kind: the folder of data, all that a sampler is set to.
 
     What the user set stays, and is refused later if the new kind cannot have it.
     """
     default = getattr(TABLES[table][0], "kind", kind)
     if below.get("kind", default) == kind:
         return
-    known = {field.name for field in dataclasses.fields(table_class(table, kind))} - {"dir", "steps", "grid"}
-    for key in [key for key in below if key not in known]:
+    known = {field.name for field in dataclasses.fields(table_class(table, kind))} - {"dir"}
+    for key in [key for key in below if key not in known or table == "sample"]:
         if sources.get(f"{table}.{key}", "").startswith(("preset ", "checkpoint")):
             del below[key], sources[f"{table}.{key}"]
 

@@ -109,7 +109,9 @@ def examine_torch() -> tuple[Facts, list[str], list[str]]:
         notes.append(f"torch is built for CUDA {torch.version.cuda} but finds no GPU; does `nvidia-smi` show one?")
     if not on_gpu and native.state().library is None:
         why = native.state().words
-        notes.append(f"training on this CPU takes about twice as long without the loops that g++ compiles ({why})")
+        notes.append(
+            f"training in bf16 takes about twice as long on this CPU without the loops that g++ compiles ({why})"
+        )
     if not on_gpu and not bf16_instructions():
         notes.append("this processor has no bf16 instructions: train.precision=bf16 saves memory here, hardly time")
     if not on_gpu and facts["onednn"].startswith("3.12"):

@@ -9,8 +9,6 @@ from wdm_cli.cli import console
 from wdm_cli.cli.options import make_cpu_fast
 
 HEADROOM = 0.8  # of the free memory: the estimate is no promise, and a machine that swaps measures nothing
-KEPT = "kept for speed where there is plenty: then up to 1.7 times as much"
-
 if TYPE_CHECKING:
     import torch
 
@@ -37,6 +35,7 @@ def show_dry_run(resolved: Resolved, device: torch.device, processes: int = 1) -
         resolved = dataclasses.replace(resolved, preset=dataclasses.replace(resolved.preset, train=train))
     costs = estimate(resolved.preset, loops=native.at_work(device))
     free = available_memory(device)
+    on_cpu = device.type == "cpu"
     parts = resolved.preset.train.batch_size // resolved.preset.train.accumulate
     volumes = f"{parts} volume{'s' * (parts > 1)}"
     rows = [
@@ -52,7 +51,7 @@ def show_dry_run(resolved: Resolved, device: torch.device, processes: int = 1) -
             f"about {console.size(costs.training)} at {volumes} a pass ({console.size(free)} free)",
         ),
         ("of it activations", f"about {console.size(costs.activations)}"),
-        *([("freed memory", KEPT)] if device.type == "cpu" else []),
+        *([("freed memory", "kept for speed where there is plenty: up to 1.8 times as much")] if on_cpu else []),
         ("checkpoint", f"{console.size(costs.checkpoint)}; run folder up to {console.size(costs.disk)}"),
         *measure(resolved, inventory, device, costs.training <= HEADROOM * free),
     ]

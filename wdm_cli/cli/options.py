@@ -43,5 +43,5 @@ def make_cpu_fast(device: torch.device, network: Network, preset: Preset, *, tra
 
     if device.type == "cpu":
         keep_freed_memory_if_roomy(at_most(network, preset, training=training, batch_size=batch_size))
-        if native.state().library is None:
+        if not native.at_work(device):
             console.note(f"note: without the compiled loops this takes longer ({native.state().words})")

@@ -237,7 +237,6 @@ def describe(record: TrainStep, device: torch.device) -> str:
 def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
     """run.json, preset.toml and MODEL_CARD.md."""
     from wdm_cli.config import to_toml
-    from wdm_cli.engine import native
     from wdm_cli.engine.files import write_json, write_text
     from wdm_cli.engine.model_card import write_card
     from wdm_cli.engine.provenance import provenance
@@ -247,7 +246,6 @@ def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
         "command": "train",
         **provenance(trainer.device, sys.argv),
         "processes": trainer.ranks.world,
-        "cpu_loops": native.state().words,
         "data": fingerprint(trainer.volumes),
         "preset": resolved.preset.to_dict(),
         "preset_sha256": resolved.preset.sha256,

@@ -115,11 +115,13 @@ def _as_json(
 
 def _write_fingerprint(path: Path, kind: str, preset: Preset, reports: list[CaseReport]) -> None:
     """What the folder is like, what that suggests, and the memory that training with the preset takes."""
+    from wdm_cli.engine import native
     from wdm_cli.engine.data.fingerprint import fingerprint, suggestions
+    from wdm_cli.engine.device import choose_device
     from wdm_cli.engine.estimate import estimate
     from wdm_cli.engine.files import write_json
 
-    costs = estimate(preset)
+    costs = estimate(preset, loops=native.at_work(choose_device("auto")))
     found = fingerprint(kind, reports) | {
         "suggestions": suggestions(reports),
         "preset": preset.name,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wdm_cli import __version__
+from wdm_cli.engine import native
 from wdm_cli.engine.machine import processor
 
 LIBRARIES = ("torch", "numpy", "nibabel", "pydantic", "PyWavelets", "SimpleITK", "pydicom", "safetensors", "pillow")
@@ -57,12 +58,21 @@ def device_name(device: Any) -> str:
     return f"cpu ({processor()}, {torch.get_num_threads()} threads)"
 
 
+def arithmetic(device: Any) -> str:
+    """What decides how results are rounded: device, threads, compiled loops, PyTorch. device: a torch.device."""
+    import torch
+
+    loops = ", compiled loops" if native.at_work(device) else ""
+    return f"{device_name(device)}{loops}, torch {torch.__version__}"
+
+
 def provenance(device: Any, argv: list[str]) -> dict[str, Any]:
     """The part of run.json that every command writes."""
     return {
         "versions": versions(),
         "commit": commit(),
         "device": device_name(device),
+        "compiled_loops": native.at_work(device),
         "argv": argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from wdm_cli.engine import checkpoint as checkpoints
-from wdm_cli.engine import native
 from wdm_cli.engine.checkpoint import Checkpoint
 from wdm_cli.engine.errors import CheckpointError, ConfigError, DataError, PeerError
 from wdm_cli.engine.files import locked, remove_partial
 from wdm_cli.engine.metrics_log import MetricsLog, truncate_metrics
 from wdm_cli.engine.preset import Preset
+from wdm_cli.engine.provenance import arithmetic
 from wdm_cli.engine.train import Trainer, TrainStep
 
 # What may differ between a run and its continuation: none of these changes the weights.
@@ -134,9 +134,9 @@ def _changes(training: Mapping[str, Any], preset: Preset, trainer: Trainer) -> I
     before, now = training.get("processes", 1), trainer.ranks.world
     if before != now:
         yield f"so far {before} processes shared the batch, now {now}: the same training, equal up to rounding"
-    loops, loops_now = training.get("loops"), native.at_work(trainer.device)
-    if loops not in (None, loops_now):
-        yield f"now {'with' if loops_now else 'without'} the compiled loops: the same training, equal up to rounding"
+    way, way_now = training.get("arithmetic"), arithmetic(trainer.device)
+    if way not in (None, way_now):
+        yield f"so far on {way}; now on {way_now}: the same training, equal up to rounding"
     if preset.sample != trainer.preset.sample:
         yield f"its volumes will be sampled with {trainer.preset.sample}, so far {preset.sample}"
 

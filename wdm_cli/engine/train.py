@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wdm_cli.engine import native
 from wdm_cli.engine.checkpoint import Checkpoint, load_weights
 from wdm_cli.engine.device import as_denoiser, memory_errors
 from wdm_cli.engine.diffusion import loss, make_schedule
@@ -29,6 +28,7 @@ from wdm_cli.engine.distributed import ALONE, Ranks, lost_peers
 from wdm_cli.engine.errors import CheckpointError, NonFiniteError, OutOfMemoryError
 from wdm_cli.engine.models.dropout import place_rows
 from wdm_cli.engine.preset import Preset
+from wdm_cli.engine.provenance import arithmetic
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -198,7 +198,7 @@ class Trainer:
                 "data": fingerprint(self.volumes),
                 "skipped": self.skipped_in_a_row,
                 "processes": self.ranks.world,
-                "loops": native.at_work(self.device),
+                "arithmetic": arithmetic(self.device),
             },
         )
 
