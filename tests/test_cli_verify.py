@@ -86,7 +86,7 @@ def test_cropped_anatomy_and_mixtures_are_told(tmp_path):
 def test_options_reach_the_data_set(heads):
     found, error = answer(heads, "--dataset", "nifti", "--set", "data.modality=ct", "--preset", "tiny")
     assert found["dataset"] == "nifti"
-    assert "neither HU" in found["cases"][0]["problem"]
+    assert "are no HU" in found["cases"][0]["problem"]
     assert isinstance(error, DataError)
 
 

@@ -185,7 +185,7 @@ def test_ct_in_unit_range_under_both_schemes(tmp_path):
     assert str(path) in caught.value.what
     assert "data.intensity=paper" in caught.value.hint
     path = ct(tmp_path, unit * 255, "preprocessed.nii.gz")
-    with pytest.raises(DataError, match="neither HU") as caught:
+    with pytest.raises(DataError, match="are no HU") as caught:
         Lidc(image_size=8).load(path)
     assert "data.modality=mr" in caught.value.hint
 

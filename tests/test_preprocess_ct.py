@@ -207,7 +207,9 @@ def test_missing_slices_and_uneven_steps_use_true_positions(tmp_path: Path) -> N
 
     def along_z(number: int, ds: Any) -> Any:
         z = ds.ImagePositionPatient[2] = number * STEP if number < 20 else 20 * STEP + (number - 20) * 5.0
-        set_hu(ds, np.full((SIDE, SIDE), round(3 * z)))
+        pixels = np.full((SIDE, SIDE), round(3 * z))
+        pixels[0] = -1000  # air, which every CT has
+        set_hu(ds, pixels)
         return None if number == 10 else ds
 
     write_series(tmp_path, along_z)
@@ -225,7 +227,9 @@ def test_a_tilted_gantry_is_sheared_back(tmp_path: Path) -> None:
         shift = STEP * number * np.tan(np.radians(10))
         ds.ImagePositionPatient[1] = -60.0 + shift
         rows = np.arange(SIDE)[:, None] * PIXEL - 60.0 + shift
-        set_hu(ds, np.rint(np.where(abs(rows) < 200, 500 * np.exp(-(((rows - 10) / 20) ** 2)), 0) + np.zeros(SIDE)))
+        pixels = np.rint(np.where(abs(rows) < 200, 500 * np.exp(-(((rows - 10) / 20) ** 2)), 0) + np.zeros(SIDE))
+        pixels[:, 0] = -300  # a CT without anything below −100 is refused
+        set_hu(ds, pixels)
         return ds
 
     write_series(tmp_path, lean)

@@ -180,12 +180,14 @@ class Dataset(ABC):
     def unit(self, array: Array) -> Array:
         """Raw intensities to [0, 1] by the chosen scheme; ValueError if they do not fit it."""
         from wdm_cli.engine.data import transforms
+        from wdm_cli.engine.data.hounsfield import Census
 
-        if self.intensity == "paper":
-            return transforms.unit_ct(array) if self.is_ct else transforms.unit_mr(array)
-        if self.is_ct and transforms.in_unit_range(array):
-            raise ValueError("values lie in [0, 1]: no HU are left in this file for data.intensity=fixed-window")
-        return transforms.unit_window(array, self.window)
+        if not self.is_ct:
+            return transforms.unit_mr(array)
+        census = Census.of(array)
+        if census.problem and not (self.intensity == "paper" and census.in_unit_range):
+            raise ValueError(census.problem)
+        return transforms.unit_ct(array) if self.intensity == "paper" else transforms.unit_window(array, self.window)
 
     def intensity_advice(self) -> str:
         """What to type when intensities do not fit the scheme."""

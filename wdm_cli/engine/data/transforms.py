@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wdm_cli.engine.data.hounsfield import UNIT_TOLERANCE
 from wdm_cli.engine.data.volume import Affine, Array
 
 Sides = tuple[int, int, int]
@@ -20,8 +21,6 @@ Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.001, 0.999
 AIR = -1000.0  # HU; what is below is padding or noise
-SOFTEST = -100.0  # HU; every CT has air or at least fat below it
-UNIT_TOLERANCE = 1e-3
 ANATOMY = 0.1  # above this share of the intensity range a voxel is anatomy, not background
 
 
@@ -115,23 +114,17 @@ def unit_mr(array: Array) -> Array:
 def unit_ct(array: Array) -> Array:
     """LIDC rule of the paper: clip below −1000 HU and above the 99.9 % quantile, min-max to [0, 1].
 
-    A volume that lies in [0, 1] already has been through this rule and is taken as it is.
+    A volume that lies in [0, 1] already has been through this rule and is taken as it is. Whether the numbers are HU
+    at all is asked before (`hounsfield.Census`).
 
     Raises:
-        ValueError: the values are neither HU nor in [0, 1], or nothing but one value is left.
+        ValueError: nothing but one value is left.
     """
-    if in_unit_range(array):
-        return np.clip(array, 0, 1)
     low, high = float(array.min()), float(array.max())
-    if low > SOFTEST:
-        raise ValueError(f"values {low:g} … {high:g} are neither HU (no air, nothing below {SOFTEST:g}) nor in [0, 1]")
+    if low >= -UNIT_TOLERANCE and high <= 1 + UNIT_TOLERANCE:
+        return np.clip(array, 0, 1)
     (high,) = quantiles(array, (HIGH_QUANTILE,))
     return _min_max(array, max(AIR, low), high)
-
-
-def in_unit_range(array: Array) -> bool:
-    """Whether the values have been normalised to [0, 1] before (up to storage as scaled integers)."""
-    return bool(array.min() >= -UNIT_TOLERANCE and array.max() <= 1 + UNIT_TOLERANCE)
 
 
 def unit_window(array: Array, window: tuple[float, float]) -> Array:

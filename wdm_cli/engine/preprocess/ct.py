@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from wdm_cli.engine.data.hounsfield import Census
 from wdm_cli.engine.data.transforms import AIR
 from wdm_cli.engine.dicom import Geometry, Policy, Series, Slice
 from wdm_cli.engine.errors import DataError
@@ -28,8 +29,7 @@ NEAR_AIR = -900.0  # HU; padding below this looks like air anyway
 class Seen:
     """What is counted over the slices."""
 
-    low: float = np.inf
-    high: float = -np.inf
+    census: Census = field(default_factory=Census)
     padding: int = 0
     clipped: int = 0
     duplicates: list[str] = field(default_factory=list)
@@ -40,9 +40,13 @@ class Seen:
         if padding is not None:
             outside |= padding & (hu > NEAR_AIR)
         self.padding += int(np.count_nonzero(outside))
-        if real.size:
-            self.low, self.high = min(self.low, float(real.min())), max(self.high, float(real.max()))
-            self.clipped += int(np.count_nonzero(real > METAL))
+        self.census.add(real)
+        self.clipped += int(np.count_nonzero(real > METAL))
+
+    @property
+    def span(self) -> list[float]:
+        """Lowest and highest value that is not padding."""
+        return [self.census.low, self.census.high]
 
     def repairs(self) -> list[str]:
         found = list(self.duplicates)
@@ -89,13 +93,13 @@ def prepare(series: Series, policy: Policy, target: Target, axes: list[Axis] | N
     seen = Seen()
     planes = _planes(series, policy, axes, seen)
     name = stack.slices[0].path.name
-    if seen.high - seen.low < 1:
-        raise DataError(f"{name} …: every voxel is {seen.low:g} HU")
+    if seen.census.high - seen.census.low < 1:
+        raise DataError(f"{name} …: every voxel is {seen.census.low:g} HU")
     through = Spline(stack.positions - stack.positions[0]).weights(axes[2].centres)
     hu = (through @ planes.reshape(len(planes), -1)).reshape(-1, *planes.shape[1:]) + np.float32(AIR)
     hu, affine, _ = to_ras(hu.transpose(2, 1, 0), grid_affine(stack.affine, axes))
     try:
-        array = finish_ct(hu, target)
+        array = finish_ct(hu, target, seen.census)
     except DataError as error:
         raise DataError(f"{name} …: {error.what}") from error
     padded, cropped = padded_and_cropped(stack, axes)
@@ -106,7 +110,7 @@ def prepare(series: Series, policy: Policy, target: Target, axes: list[Axis] | N
         "shape": list(array.shape),
         "padded_mm": padded,
         "cropped_mm": cropped,
-        "hu_range": [seen.low, seen.high],
+        "hu_range": seen.span,
     }
     return Prepared(array, affine, tuple(seen.repairs()), facts)
 

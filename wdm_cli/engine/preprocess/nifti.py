@@ -57,19 +57,23 @@ def prepare(path: Path, target: Target) -> Prepared:
     array, affine, _ = to_ras(volume.array, volume.affine)
     is_ct, seen = target.modality == "ct", Seen()
     seen.add(array, None)
-    if is_ct:
+    in_hu = is_ct and not (target.intensity == "paper" and seen.census.in_unit_range)
+    if in_hu:
         array = np.clip(array, AIR, METAL)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     axes = [axis_for(even(n, mm), target.size, target.spacing) for n, mm in zip(array.shape, spacing, strict=True)]
     if target.size is not None or target.spacing is not None:
         low, high = float(array.min()), float(array.max())
-        array = np.clip(resample(array, axes, AIR if is_ct else low), low, high)  # splines overshoot at edges
+        array = np.clip(resample(array, axes, AIR if in_hu else low), low, high)  # splines overshoot at edges
         affine = grid_affine(affine, axes)
     try:
-        result = finish_ct(array, target) if is_ct else finish_mr(array)
+        if in_hu:
+            result = finish_ct(array, target, seen.census)
+        else:  # CT in [0, 1] has been through the paper's rule before
+            result = np.clip(array, 0, 1) if is_ct else finish_mr(array)
     except DataError as error:
         raise DataError(f"{path.name}: {error.what}") from error
-    repairs = (*seen.repairs(), *_padding(axes)) if is_ct else ()
+    repairs = (*(seen.repairs() if in_hu else ()), *_padding(axes)) if is_ct else ()
     return Prepared(result, affine, repairs, _facts(seen, spacing, axes, affine, result.shape))
 
 
@@ -156,7 +160,7 @@ def _facts(seen: Seen, spacing: list[float], axes: list[Axis], affine: Any, shap
         "shape": list(shape),
         "padded_mm": [axis.padded for axis in axes],
         "cropped_mm": [axis.cropped for axis in axes],
-        "range": [seen.low, seen.high],
+        "range": seen.span,
     }
 
 

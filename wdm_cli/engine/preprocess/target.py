@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from wdm_cli.engine.data.hounsfield import Census
 from wdm_cli.engine.data.transforms import AIR, unit_ct, unit_mr
 from wdm_cli.engine.data.volume import Affine
 from wdm_cli.engine.errors import ConfigError, DataError
@@ -68,16 +69,23 @@ def to_ras(array: npt.NDArray[Any], affine: Affine) -> tuple[npt.NDArray[Any], A
     return np.ascontiguousarray(turned), affine @ nib.orientations.inv_ornt_aff(turn, array.shape), order
 
 
-def finish_ct(hu: npt.NDArray[np.float32], target: Target) -> npt.NDArray[np.float32] | npt.NDArray[np.int16]:
+def finish_ct(
+    hu: npt.NDArray[np.float32], target: Target, census: Census
+) -> npt.NDArray[np.float32] | npt.NDArray[np.int16]:
     """Resampled HU to what is written: the spline's overshoots clipped, then the intensity scheme.
 
+    Args:
+        census: of the voxels before anything was clipped, padded or resampled.
+
     Raises:
-        DataError: there is no body in the volume.
+        DataError: the numbers are no HU, or there is no body in the volume.
     """
     np.clip(hu, AIR, METAL, out=hu)
     share = float((hu > BODY).mean())
     if share < LEAST_BODY:
         raise DataError(f"{100 * share:.2f} % of the volume is above {BODY:g} HU: nothing but air")
+    if census.problem:
+        raise DataError(census.problem)
     if target.intensity == "fixed-window":
         return np.rint(hu).astype(np.int16)
     return _unit(unit_ct, hu)

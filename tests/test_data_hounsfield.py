@@ -1,0 +1,69 @@
+"""What passes for HU, whatever the scheme: a chest, and the ways in which one ceases to be HU."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from wdm_cli.engine.data.hounsfield import Census
+
+
+def chest() -> np.ndarray:
+    """Air, a body of soft tissue with lungs and a spine: [32, 32, 32] float32 HU."""
+    g = np.mgrid[:32, :32, :32] / 31 * 2 - 1
+    hu = np.full((32, 32, 32), -1000.0)
+    hu[(g[0] / 0.8) ** 2 + (g[1] / 0.7) ** 2 < 1] = 40
+    hu[((np.abs(g[0]) - 0.35) / 0.25) ** 2 + (g[1] / 0.45) ** 2 < 1] = -800
+    hu[(abs(g[0]) < 0.12) & (abs(g[1] - 0.4) < 0.12)] = 700
+    return (hu + np.random.default_rng(0).normal(0, 8, hu.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "hu",
+    [
+        chest(),
+        chest().clip(-1024),
+        np.where(np.arange(32) % 8 == 0, -3024, chest()),  # padding outside the circle
+        np.where(chest() > 600, 20000, chest()),  # metal
+        chest()[8:-8, 8:-8],  # hardly any air around the body
+        chest().clip(-160, 240),  # a soft-tissue window, still HU
+    ],
+)
+def test_ct_is_hu(hu: np.ndarray) -> None:
+    assert not Census.of(hu).problem
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ((chest() + 1000) / 2000, "no air"),
+        (((chest() + 1000) / 2000).clip(0, 1), r"\[0, 1\]"),
+        (chest() + 1024, "HU \\+ 1024"),  # stored without the intercept
+        (((chest() + 1000) / 2000).clip(0, 1) * 255, "no air"),  # 8 bits
+        (chest() - 1024, "soft tissue"),  # the intercept applied twice
+        (-chest(), "denser than bone"),  # the sign lost
+        (np.where(chest() < -900, 0, 20 + chest() * 0), "no air"),  # an iodine map
+    ],
+)
+def test_other_numbers_are_not(values: np.ndarray, why: str) -> None:
+    assert re.search(why, Census.of(values).problem)
+
+
+def test_counting_slice_by_slice_is_counting_all_at_once() -> None:
+    census = Census()
+    for part in np.array_split(chest(), 5):
+        census.add(part)
+    assert census == Census.of(chest())
+    census.add(np.empty(0))
+    assert census == Census.of(chest())
+
+
+def test_what_looks_like_hu_although_nobody_says_so() -> None:
+    rng = np.random.default_rng(1)
+    mr = rng.gamma(2.0, 150.0, (16, 16, 16))
+    assert Census.of(chest()).looks_like_hu
+    assert Census.of(np.where(np.arange(32) < 4, -3024, chest())).looks_like_hu
+    for other in (mr, (mr - mr.mean()) / mr.std(), mr / mr.max(), chest() + 1024):
+        assert not Census.of(other).looks_like_hu
