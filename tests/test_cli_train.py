@@ -21,6 +21,7 @@ from small import SETS
 from wdm_cli.cli import console, stop
 from wdm_cli.engine.checkpoint import read
 from wdm_cli.engine.data.phantom import write_phantoms
+from wdm_cli.engine.data.volume import write_nifti
 
 TINY = sets(*SETS, "train.batch_size=2", "train.save_every=4", "train.preview_every=100", "train.log_every=2",
             "sample.steps=3")  # fmt: skip
@@ -279,17 +280,30 @@ def test_a_signal_ends_with_75_and_the_next_run_is_exact(number: signal.Signals,
     assert weights(run) == weights(tmp_path / "straight")
 
 
+def test_what_verify_warns_of_training_says_too(tmp_path: Path) -> None:
+    """Axes, voxel sizes, proportions and the sense of intensities, at the first filling of the cache and from it."""
+    ramp = np.mgrid[:32, :32, :32].sum(0) / 93
+    body = np.where(np.hypot(*(np.mgrid[:32, :32, :32][:2] - 15.5)) < 12, 40.0, -1000.0) + ramp
+    scaled = np.where(np.abs(np.mgrid[:28, :28, :28] - 13.5).max(0) < 9, ramp[:28, :28, :28] * 6 - 3, 0.0)
+    write_nifti(tmp_path / "d" / "a.nii.gz", ramp.astype(np.float32), np.eye(4))
+    write_nifti(tmp_path / "d" / "ct.nii.gz", body.astype(np.float32), np.diag([-1.0, -1, 1, 1]))
+    write_nifti(tmp_path / "d" / "masked.nii.gz", scaled.astype(np.float32), np.diag([1.0, 1, 2.5, 1]))
+    for _ in range(2):
+        result = train(tmp_path / "d", tmp_path / "run", "--dataset", "nifti", "--steps", 1)
+        assert result.code == 0, result.err
+        for text in (
+            "more than one orientation: RAS (2), LPS (1)",
+            "more than one voxel size",
+            "1 of 3 volumes have voxels that are no cubes (e.g. masked)",
+            "1 of 3 volumes (e.g. ct) hold values that look like HU",
+            "data.modality=ct",
+            "1 of 3 volumes (e.g. masked) have a background that is not their lowest value",
+        ):
+            assert text in result.err
+
+
 def test_other_settings_are_refused_before_any_volume_is_read(heads: Path, tmp_path: Path) -> None:
     assert train(heads, tmp_path / "run", "--steps", 1).code == 0
     other = train(tmp_path / "not there", tmp_path / "run", "--steps", 2, "--set", "train.lr=0.5")
     assert other.code == 2
     assert "0.5 now" in other.err
-
-
-def test_stretched_voxels_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    from wdm_cli.cli.train_data import warn_of_stretched
-
-    warn_of_stretched(np.diag([2.0, 2.1, 2.0, 1.0]))
-    assert capsys.readouterr().err == ""
-    warn_of_stretched(np.diag([0.7, -0.7, 2.5, 1.0]))
-    assert "0.7×0.7×2.5 mm" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def test_entries_hold_what_load_gives(heads, tmp_path, precision):
     assert cache.bytes_to_write() >= 4 * 16**3 * (4 if precision == "float32" else 2)
     steps = list(cache.build())
     assert [step.done for step in steps] == [1, 2, 3, 4]
-    assert all(step.total == 4 and step.seconds > 0 and not step.warning for step in steps)
+    assert all(step.total == 4 and step.seconds > 0 and not step.facts.warning for step in steps)
     assert cache.bytes_to_write() == 0
     assert len(cache) == 4
     assert cache.names == tuple(case.name for case in dataset.find(heads).cases)
@@ -125,7 +125,7 @@ def test_warnings_are_told_again_from_the_cache(tmp_path):
     write_nifti(tmp_path / "a.nii.gz", np.random.default_rng(0).normal(size=(17, 16, 16)).astype(np.float32), np.eye(4))
     for _ in range(2):
         (step,) = VolumeCache(Nifti(image_size=16), tmp_path, tmp_path / "cache").build()
-        assert "anatomy cropped by 0/1, 0/0, 0/0 mm" in step.warning
+        assert "anatomy cropped by 0/1, 0/0, 0/0 mm" in step.facts.warning
 
 
 def test_too_little_space_is_said_before_the_start(heads, tmp_path, monkeypatch):

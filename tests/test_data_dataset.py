@@ -164,7 +164,7 @@ def test_load_gives_the_contract_for_every_data_set(tmp_path):
         assert volume.shape == dataset.shape
         assert volume.array.dtype == np.float32
         assert -1 <= volume.array.min() < volume.array.max() <= 1
-        factor = dataset.prepare(path).factor
+        factor = dataset.prepare(path).facts.factor
         np.testing.assert_allclose(volume.spacing, (0.7 * factor, 0.7 * factor, 2.5 * factor), rtol=1e-6)
 
 
@@ -192,11 +192,11 @@ def test_ct_in_unit_range_under_both_schemes(tmp_path):
 
 def test_cropped_anatomy_is_said_in_millimetres(tmp_path):
     path = ct(tmp_path, np.random.default_rng(3).uniform(-1000, 900, (18, 16, 16)))
-    prepared = Lidc(image_size=16, crop_margin=0.2).prepare(path)
-    np.testing.assert_allclose(prepared.lost, ((0.7, 0.7), (0, 0), (0, 0)), rtol=1e-6)
-    assert "cropped by 1/1, 0/0, 0/0 mm" in prepared.warning
-    assert (prepared.raw, prepared.orientation, prepared.factor) == ((18, 16, 16), "RAS", 1)
-    assert Lidc(image_size=16, crop_margin=0).prepare(path).warning == ""
+    facts = Lidc(image_size=16, crop_margin=0.2).prepare(path).facts
+    np.testing.assert_allclose(facts.lost, ((0.7, 0.7), (0, 0), (0, 0)), rtol=1e-6)
+    assert "cropped by 1/1, 0/0, 0/0 mm" in facts.warning
+    assert (facts.sides, facts.orientation, facts.factor) == ((18, 16, 16), "RAS", 1)
+    assert Lidc(image_size=16, crop_margin=0).prepare(path).facts.warning == ""
 
 
 def test_fixed_window_is_for_ct():

@@ -14,7 +14,7 @@ from wdm_cli.cli.main import app
 from wdm_cli.config import resolve
 from wdm_cli.engine.data.fingerprint import doubts, duplicates, fingerprint, near_empty, suggestions, turned
 from wdm_cli.engine.data.nifti import Nifti
-from wdm_cli.engine.data.survey import CaseReport, survey, thumbnail
+from wdm_cli.engine.data.survey import CaseReport, known, survey, thumbnail
 from wdm_cli.engine.data.volume import write_nifti
 
 SETTINGS = Nifti(image_size=32)
@@ -49,7 +49,7 @@ def test_a_sound_folder_raises_no_doubt(folder: Path) -> None:
     assert whole["usable"] == 6
     assert whole["spacing_mm"] == {"i": [1, 1, 1], "j": [1, 1, 1], "k": [1, 1, 1]}
     assert whole["highest"][0] == pytest.approx(min(float(body(seed).max()) for seed in range(6)), abs=1e-3)
-    assert "6 cases is few" in " ".join(suggestions(found))
+    assert "6 cases is few" in " ".join(suggestions(list(known(found).values())))
 
 
 def test_planted_faults_are_found(folder: Path) -> None:
@@ -80,7 +80,7 @@ def test_planted_faults_are_found(folder: Path) -> None:
     ],
 )
 def test_the_suggested_size_fits_the_volumes_and_the_network(folder: Path, side: int, wanted: str) -> None:
-    case = dataclasses.replace(reports(folder)[0], sides=(side, side - 8, 8))
+    case = dataclasses.replace(known(reports(folder))["sub-0"], sides=(side, side - 8, 8))
     advice = suggestions([case])[0]
     assert wanted in advice
     sets = [f"data.image_size={advice.partition('image_size=')[2].split()[0]}"] if "--set" in advice else []

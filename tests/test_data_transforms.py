@@ -10,7 +10,7 @@ from golden.recipe import brats_like_volume, digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdm_cli.engine.data.transforms import fit, pool, quantiles, to_window, unit_ct, unit_mr, unit_window
+from wdm_cli.engine.data.transforms import background, fit, pool, quantiles, to_window, unit_ct, unit_mr, unit_window
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text())
 sides = st.tuples(*[st.integers(2, 40)] * 3)
@@ -165,3 +165,18 @@ def test_hardly_any_signal_is_refused():
     array[0, 0, :3] = 5
     with pytest.raises(ValueError, match="nearly every voxel is 0"):
         unit_mr(array)
+
+
+def test_the_background_is_what_most_of_the_faces_share() -> None:
+    rng = np.random.default_rng(5)
+    head = rng.normal(0, 1, (12, 12, 12)).astype(np.float32)
+    assert background(head) is None  # noise: no value is common
+    head[:, :, :2] = head[:, :2] = head[:2] = head[:, :, -2:] = head[:, -2:] = head[-2:] = 0.25
+    assert background(head) == 0.25
+    cut = fit(head, (8, 12, 12), margin=0.4, fill=0.25)
+    assert cut.lost == ((0, 0), (0, 0), (0, 0))  # only background is cut, although it is not the lowest value
+    padded = fit(head, (16, 16, 16), fill=0.25).array
+    assert (padded[:2] == 0.25).all()
+    deeper = head.copy()
+    deeper[1] = -3.0  # darker than the background: anatomy all the same
+    assert fit(deeper, (8, 12, 12), margin=0.4, fill=0.25).lost[0] == (1, 0)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wdm_cli.cli import console
 
 if TYPE_CHECKING:
     from wdm_cli.config import Resolved
     from wdm_cli.engine.data.cache import VolumeCache
+    from wdm_cli.engine.data.facts import Facts
     from wdm_cli.engine.data.inventory import Inventory
 
 MOST_WARNINGS = 5
@@ -35,13 +36,12 @@ def open_volumes(
 
     data = resolved.preset.data
     volumes = VolumeCache(data, inventory, cache_folder() / "volumes")
-    warnings = []
+    known: dict[str, Facts] = {}
     with console.Progress("caching", len(inventory.cases)) as progress:
         try:
             for record in volumes.build(workers):
                 progress.update(record.done, record.name)
-                if record.warning:
-                    warnings.append(f"{record.name}: {record.warning}")
+                known[record.name] = record.facts
                 if should_stop():
                     break
         except ResourceError:  # a signal to the whole group ends the workers too
@@ -49,24 +49,19 @@ def open_volumes(
                 raise
     if should_stop():
         raise Stopped("stopped before the first step", hint="run the same command again to continue")
-    for text in warnings[:MOST_WARNINGS]:
-        console.warn(text)
-    if len(warnings) > MOST_WARNINGS:
-        console.warn(f"… and {len(warnings) - MOST_WARNINGS} more cases; `wdm verify {data.dir}` lists them all")
-    warn_of_stretched(volumes.affine)
+    warn_of(known, data.dir)
     return volumes
 
 
-def warn_of_stretched(affine: Any) -> None:
-    """Volumes are padded and averaged in voxels: voxels that are no cubes stay stretched."""
-    import numpy as np
+def warn_of(known: dict[str, Facts], folder: str) -> None:
+    """What `verify` would say of these volumes, to those who never ran it."""
+    from wdm_cli.engine.data.facts import oddities
 
-    from wdm_cli.engine.data.volume import are_cubes
-
-    sides = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    if not are_cubes(sides):
-        text = "×".join(f"{side:.2g}" for side in sides)
-        console.warn(f"the model's voxels are {text} mm, not cubes; `wdm preprocess nifti|mr|lidc` resamples first")
+    cropped = [f"{name}: {facts.warning}" for name, facts in sorted(known.items()) if facts.warning]
+    for text in [*oddities(dict(sorted(known.items()))), *cropped[:MOST_WARNINGS]]:
+        console.warn(text)
+    if len(cropped) > MOST_WARNINGS:
+        console.warn(f"… and {len(cropped) - MOST_WARNINGS} more cases; `wdm verify {folder}` lists them all")
 
 
 def cache_folder() -> Path:

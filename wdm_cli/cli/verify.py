@@ -42,8 +42,9 @@ def verify(
     """
     from wdm_cli.config import resolve
     from wdm_cli.engine.data import guess_kind
+    from wdm_cli.engine.data.facts import oddities
     from wdm_cli.engine.data.fingerprint import doubts, suggestions
-    from wdm_cli.engine.data.survey import oddities, survey
+    from wdm_cli.engine.data.survey import known, survey
 
     kind = dataset or guess_kind(folder)
     resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options={"data.kind": kind})
@@ -57,8 +58,9 @@ def verify(
             reports.append(report)
             progress.update(len(reports), report.name)
     reports.sort(key=lambda report: report.name)
-    notes = oddities(reports) + doubts(reports)
-    advice = suggestions(reports)
+    facts = known(reports)
+    notes = oddities(facts) + doubts(reports)
+    advice = suggestions(list(facts.values()))
     if as_json:
         console.answer_json(_as_json(kind, data.shape, inventory, reports, notes) | {"suggestions": advice})
     else:
@@ -76,12 +78,12 @@ def _show(kind: str, inventory: Inventory, reports: list[CaseReport]) -> None:
     """Tables: volumes by shape, unusable files, cropped anatomy, ignored files by reason."""
     from collections import Counter
 
-    from wdm_cli.engine.data.survey import describe
+    from wdm_cli.engine.data.survey import known
 
-    usable = [report for report in reports if not report.problem]
+    usable = known(reports)
     broken = [report for report in reports if report.problem]
-    cropped = [report for report in usable if report.warning]
-    kinds = Counter(f"{describe(report)}  ÷{report.factor}" for report in usable)
+    cropped = [(name, facts.warning) for name, facts in usable.items() if facts.warning]
+    kinds = Counter(f"{facts.text}  ÷{facts.factor}" for facts in usable.values())
     rows = [(count, *text.split("  ")) for text, count in kinds.most_common()]
     console.table(
         ("volumes", "voxels", "voxel size", "axes", "averaged"), rows, title=f"{len(usable)} usable volumes ({kind})"
@@ -90,8 +92,7 @@ def _show(kind: str, inventory: Inventory, reports: list[CaseReport]) -> None:
         rows_broken = [(report.path, report.problem) for report in broken]
         console.table(("unusable file", "reason"), rows_broken, title=f"{len(broken)} unusable files")
     if cropped:
-        rows_cropped = [(report.name, report.warning) for report in cropped]
-        console.table(("case", "warning"), rows_cropped, title=f"{len(cropped)} volumes lose anatomy")
+        console.table(("case", "warning"), cropped, title=f"{len(cropped)} volumes lose anatomy")
     if inventory.ignored:
         examples = {reason: path for path, reason in reversed(inventory.ignored)}
         rows_ignored = [(count, reason, examples[reason]) for reason, count in inventory.reasons().items()]
@@ -117,13 +118,14 @@ def _write_fingerprint(path: Path, kind: str, preset: Preset, reports: list[Case
     """What the folder is like, what that suggests, and the memory that training with the preset takes."""
     from wdm_cli.engine import native
     from wdm_cli.engine.data.fingerprint import fingerprint, suggestions
+    from wdm_cli.engine.data.survey import known
     from wdm_cli.engine.device import choose_device
     from wdm_cli.engine.estimate import estimate
     from wdm_cli.engine.files import write_json
 
     costs = estimate(preset, loops=native.at_work(choose_device("auto")))
     found = fingerprint(kind, reports) | {
-        "suggestions": suggestions(reports),
+        "suggestions": suggestions(list(known(reports).values())),
         "preset": preset.name,
         "image_size": list(preset.data.shape),
         "training_bytes": costs.training,

@@ -13,32 +13,32 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wdm_cli.engine.data import parallel
 from wdm_cli.engine.data.dataset import Dataset
+from wdm_cli.engine.data.facts import Facts
 from wdm_cli.engine.data.inventory import Case, Inventory
 from wdm_cli.engine.data.volume import Affine, Array
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import require_space, write_array, write_json
 
-FORMAT = 1  # raise when the voxels of equal settings change
+FORMAT = 2  # raise when the voxels of equal settings change
 INT16_SCALE = 32767  # [−1, 1] -> int16: no voxel is off by more than 1.6e-5
 SHOWN = 5  # broken files named in an error
 
 
 @dataclass(frozen=True)
 class CacheStep:
-    """One case is in the cache. warning: what a user should know about it, e.g. cropped anatomy; else empty."""
+    """One case is in the cache; facts: what is known of its file."""
 
     done: int
     total: int
     name: str
     path: Path
     seconds: float
-    warning: str
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class VolumeCache:
     @property
     def affine(self) -> Affine:
         """Of the first case's training volume; synthetic volumes are written with it."""
-        return np.array(_facts(self._entries[0])["affine"], np.float64)
+        return _described(self._entries[0])[0]
 
     def bytes_to_write(self) -> int:
         """Disk space that `build` still needs."""
@@ -106,9 +106,7 @@ class VolumeCache:
         done = 0
         for index in sorted(set(range(total)) - set(missing)):
             done += 1
-            yield CacheStep(
-                done, total, cases[index].name, cases[index].path, 0.0, _facts(self._entries[index])["warning"]
-            )
+            yield CacheStep(done, total, cases[index].name, cases[index].path, 0.0, _described(self._entries[index])[1])
         broken: list[DataError] = []
         jobs = [_Job(self.dataset, cases[index].path, self._entries[index]) for index in missing]
         for number, result in parallel.run(_make_entry, jobs, workers):
@@ -116,9 +114,9 @@ class VolumeCache:
                 broken.append(result)
                 continue
             done += 1
-            seconds, warning = result
+            seconds, facts = result
             case = cases[missing[number]]
-            yield CacheStep(done, total, case.name, case.path, seconds, warning)
+            yield CacheStep(done, total, case.name, case.path, seconds, facts)
         if broken:
             raise _summary(broken, total)
 
@@ -134,26 +132,26 @@ def _key(case: Case, settings: str) -> str:
     return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _make_entry(job: _Job) -> tuple[float, str]:
-    """Preprocess one file into its entry; returns the seconds it took and its warning."""
+def _make_entry(job: _Job) -> tuple[float, Facts]:
+    """Preprocess one file into its entry; returns the seconds it took and its facts."""
     started = time.perf_counter()
     if _intact(job.entry, job.dataset):  # another process was faster
-        return 0.0, str(_facts(job.entry)["warning"])
+        return 0.0, _described(job.entry)[1]
     prepared = job.dataset.prepare(job.source)
     array = prepared.volume.array
     if job.dataset.cache == "int16":
         array = np.rint(array * INT16_SCALE).astype(np.int16)
-    facts = {"affine": prepared.volume.affine.tolist(), "warning": prepared.warning, "source": str(job.source)}
-    write_json(job.entry.with_suffix(".json"), facts)
+    affine, facts = prepared.volume.affine.tolist(), prepared.facts
+    write_json(job.entry.with_suffix(".json"), {"affine": affine, "source": str(job.source), "facts": facts.to_dict()})
     write_array(job.entry, array)
-    return time.perf_counter() - started, prepared.warning
+    return time.perf_counter() - started, facts
 
 
 def _intact(entry: Path, dataset: Dataset) -> bool:
     """Whether an entry is there, whole, and of the right shape and type."""
     try:
         stored = np.load(entry, mmap_mode="r", allow_pickle=False)
-        _facts(entry)
+        _described(entry)
         size = entry.stat().st_size
     except (OSError, ValueError, EOFError, DataError):
         return False
@@ -161,13 +159,14 @@ def _intact(entry: Path, dataset: Dataset) -> bool:
     return bool(right and size == stored.offset + stored.nbytes)
 
 
-def _facts(entry: Path) -> dict[str, Any]:
-    """The JSON file beside an entry."""
+def _described(entry: Path) -> tuple[Affine, Facts]:
+    """Affine and facts from the JSON file beside an entry."""
     path = entry.with_suffix(".json")
     try:
-        facts: dict[str, Any] = json.loads(path.read_bytes())
-        if np.shape(facts["affine"]) == (4, 4) and isinstance(facts["warning"], str):
-            return facts
+        values = json.loads(path.read_bytes())
+        affine, facts = np.array(values["affine"], np.float64), Facts.from_dict(values["facts"])
+        if affine.shape == (4, 4):
+            return affine, facts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: missing or damaged ({error})", hint="run the same command again") from error
     raise DataError(f"{path}: damaged", hint="run the same command again")

@@ -15,36 +15,19 @@ from wdm_cli.engine.data.split import part_of
 from wdm_cli.engine.errors import DataError, require
 
 if TYPE_CHECKING:
+    from wdm_cli.engine.data.facts import Facts
     from wdm_cli.engine.data.volume import Array, Volume
+
+
+DARK = 0.01  # of [0, 1]: a background below this passes for the darkest value
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A training volume and what was done to make it.
-
-    Attributes:
-        volume: array [D, H, W] float32 in [−1, 1], with its true affine.
-        raw: the file's sides in voxels; raw_spacing: their distance in mm; raw_range: its lowest and highest value.
-        orientation: where the file's axes point, e.g. RAS.
-        factor: raw voxels averaged along each axis.
-        lost: anatomy cropped away at the low and high end of each axis, in mm.
-    """
+    """A training volume, [D, H, W] float32 in [−1, 1] with its true affine, and what is known of its file."""
 
     volume: Volume
-    raw: tuple[int, int, int]
-    raw_spacing: tuple[float, float, float]
-    raw_range: tuple[float, float]
-    orientation: str
-    factor: int
-    lost: tuple[tuple[float, float], ...]
-
-    @property
-    def warning(self) -> str:
-        """One sentence if anatomy was cropped away, else nothing."""
-        if not any(map(any, self.lost)):
-            return ""
-        ends = ", ".join(f"{low:.0f}/{high:.0f}" for low, high in self.lost)
-        return f"anatomy cropped by {ends} mm (low/high end of axes i, j, k); a smaller data.crop_margin keeps it"
+    facts: Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +144,7 @@ class Dataset(ABC):
         """`load`, and what was done to make the volume; raises as `load` does."""
         import nibabel as nib
 
+        from wdm_cli.engine.data.facts import Facts
         from wdm_cli.engine.data.transforms import fit
         from wdm_cli.engine.data.volume import Volume
 
@@ -169,13 +153,35 @@ class Dataset(ABC):
             unit = self.unit(raw.array)
         except ValueError as error:
             raise DataError(f"{path}: {error}", hint=self.intensity_advice()) from error
-        fitted = fit(unit, self.shape, self.crop_margin)
-        array = fitted.array * 2 - 1
-        lost = tuple((low * mm, high * mm) for (low, high), mm in zip(fitted.lost, raw.spacing, strict=True))
-        orientation = "".join(nib.aff2axcodes(raw.affine))
-        volume = Volume(array, fitted.affine(raw.affine))
-        span = (float(raw.array.min()), float(raw.array.max()))
-        return Prepared(volume, raw.shape, raw.spacing, span, orientation, fitted.factor, lost)
+        ground, signs = self.background(raw.array, unit)
+        fitted = fit(unit, self.shape, self.crop_margin, ground)
+        volume = Volume(fitted.array * 2 - 1, fitted.affine(raw.affine))
+        facts = Facts(
+            sides=raw.shape,
+            spacing=tuple(round(mm, 4) for mm in raw.spacing),
+            orientation="".join(nib.aff2axcodes(raw.affine)),
+            factor=fitted.factor,
+            lost=tuple((low * mm, high * mm) for (low, high), mm in zip(fitted.lost, raw.spacing, strict=True)),
+            low=round(float(raw.array.min()), 4),
+            high=round(float(raw.array.max()), 4),
+            signs=signs,
+        )
+        return Prepared(volume, facts)
+
+    def background(self, raw: Array, unit: Array) -> tuple[float, tuple[str, ...]]:
+        """What is padded with, in [0, 1], and what is odd about raw intensities that can be used (keys of `SIGNS`)."""
+        import numpy as np
+
+        from wdm_cli.engine.data.hounsfield import Census
+        from wdm_cli.engine.data.transforms import background
+
+        if self.is_ct:
+            return 0.0, ()
+        signs = ["hu"] if raw.min() < 0 and Census.of(raw).looks_like_hu else []
+        ground = background(unit)  # of a scan that was scaled inside a mask: what is outside is no black
+        if ground is None or np.isclose(ground, 0, atol=DARK):
+            return 0.0, tuple(signs)
+        return ground, (*signs, "background")
 
     def unit(self, array: Array) -> Array:
         """Raw intensities to [0, 1] by the chosen scheme; ValueError if they do not fit it."""

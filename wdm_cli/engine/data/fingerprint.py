@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wdm_cli.engine.data.survey import CaseReport
+from wdm_cli.engine.data.facts import Facts
+from wdm_cli.engine.data.survey import CaseReport, known
 from wdm_cli.engine.data.volume import times
 
 NEAR_EMPTY = 0.01  # share of a volume that is not background; a head fills some 15 %
@@ -76,17 +77,17 @@ def doubts(reports: Sequence[CaseReport]) -> list[str]:
 
 def fingerprint(kind: str, reports: Sequence[CaseReport]) -> dict[str, Any]:
     """The whole data set in plain values, for fingerprint.json."""
-    cases = usable(reports)
-    spacings = np.array([report.spacing for report in cases]).reshape(-1, 3)
+    cases, facts = usable(reports), list(known(reports).values())
+    spacings = np.array([one.spacing for one in facts]).reshape(-1, 3)
     return {
         "dataset": kind,
         "usable": len(cases),
         "unusable": len(reports) - len(cases),
-        "shapes": dict(Counter(times(report.sides) for report in cases).most_common()),
-        "orientations": dict(Counter(report.orientation for report in cases).most_common()),
+        "shapes": dict(Counter(times(one.sides) for one in facts).most_common()),
+        "orientations": dict(Counter(one.orientation for one in facts).most_common()),
         "spacing_mm": {axis: _spread(spacings[:, number]) for number, axis in enumerate("ijk")},
-        "lowest": _spread([report.low for report in cases]),
-        "highest": _spread([report.high for report in cases]),
+        "lowest": _spread([one.low for one in facts]),
+        "highest": _spread([one.high for one in facts]),
         "content": _spread([report.content for report in cases]),
         "duplicates": duplicates(reports),
         "near_empty": near_empty(reports),
@@ -94,13 +95,12 @@ def fingerprint(kind: str, reports: Sequence[CaseReport]) -> dict[str, Any]:
     }
 
 
-def suggestions(reports: Sequence[CaseReport]) -> list[str]:
+def suggestions(cases: Sequence[Facts]) -> list[str]:
     """What to do with such data."""
-    cases = usable(reports)
     if not cases:
         return []
     found = []
-    side = float(np.median([max(report.sides) for report in cases]))
+    side = float(np.median([max(facts.sides) for facts in cases]))
     choice = "ours_unet_128"
     if side <= 128 - UNET_STEP:  # 128³ would be padding for the most part
         choice += f" --set data.image_size={max(1, math.ceil(side / UNET_STEP)) * UNET_STEP}"
@@ -113,7 +113,7 @@ def suggestions(reports: Sequence[CaseReport]) -> list[str]:
         )
     elif len(cases) < SOME:
         found.append(f"{len(cases)} cases are enough to begin; published models saw 1,000 or more")
-    if len(cases) > 1 and len({report.spacing for report in cases}) > 1:
+    if len(cases) > 1 and len({facts.spacing for facts in cases}) > 1:
         found.append("voxel sizes differ: `wdm preprocess nifti --spacing 1` brings them to one")
     return found
 

@@ -21,7 +21,8 @@ Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.001, 0.999
 AIR = -1000.0  # HU; what is below is padding or noise
-ANATOMY = 0.1  # above this share of the intensity range a voxel is anatomy, not background
+ANATOMY = 0.1  # further than this share of the intensity range from the background a voxel is anatomy
+COMMON = 0.5  # share of the outer faces that a background without noise fills
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +58,10 @@ def fit(array: Array, shape: Sides, margin: float = 0.1, fill: float = 0.0) -> F
     f·side >= (1 − margin)·raw side. 240×240×155 at 128³ is padded to 256³ (8/8, 8/8, 50/51) and halved.
 
     Args:
-        array: [D, H, W], any shape; background `fill`, and `fill` + 1 the brightest.
+        array: [D, H, W] in [0, 1], any shape.
         shape: the wanted sides.
         margin: the share of a raw side that may be cropped, in [0, 0.5).
-        fill: value of padding.
+        fill: value of the background and of padding.
     """
     factor = max(
         1, *(math.ceil(raw * (1 - margin) / side - 1e-9) for raw, side in zip(array.shape, shape, strict=True))
@@ -69,7 +70,15 @@ def fit(array: Array, shape: Sides, margin: float = 0.1, fill: float = 0.0) -> F
     padded, cropped = _halves([-n for n in excess]), _halves(excess)
     kept = tuple(slice(lo, raw - hi) for (lo, hi), raw in zip(cropped, array.shape, strict=True))
     canvas = np.pad(array[kept], padded, constant_values=fill) if any(map(any, padded)) else array[kept]
-    return Fitted(pool(canvas, factor), factor, padded, cropped, _lost(array, fill + ANATOMY, cropped))
+    return Fitted(pool(canvas, factor), factor, padded, cropped, _lost(array, fill, cropped))
+
+
+def background(array: Array) -> float | None:
+    """The value that most voxels of the outer faces share, as after skull-stripping; None if no value is so common."""
+    faces = [array.take(end, axis).ravel() for axis in range(3) for end in (0, -1)]
+    values, counts = np.unique(np.concatenate(faces), return_counts=True)
+    commonest = int(counts.argmax())
+    return float(values[commonest]) if counts[commonest] >= COMMON * counts.sum() else None
 
 
 def pool(array: Array, factor: int) -> Array:
@@ -162,15 +171,15 @@ def _halves(counts: Sequence[int]) -> Margins:
     return a, b, c
 
 
-def _lost(array: Array, level: float, cropped: Margins) -> Margins:
-    """How far each crop reaches into anatomy: from the outermost voxel above `level` to the cut."""
+def _lost(array: Array, fill: float, cropped: Margins) -> Margins:
+    """How far each crop reaches into anatomy: from the outermost voxel that is unlike `fill` to the cut."""
     found = []
     for axis, (lo, hi) in enumerate(cropped):
         first, last = lo, hi
         if lo or hi:
-            brightest = array.max(axis=tuple(other for other in range(3) if other != axis))
-            inside = np.flatnonzero(brightest > level)
+            others = tuple(other for other in range(3) if other != axis)
+            inside = np.flatnonzero(np.maximum(array.max(axis=others) - fill, fill - array.min(axis=others)) > ANATOMY)
             if inside.size:
-                first, last = int(inside[0]), brightest.size - 1 - int(inside[-1])
+                first, last = int(inside[0]), array.shape[axis] - 1 - int(inside[-1])
         found.append((max(0, lo - first), max(0, hi - last)))
     return found[0], found[1], found[2]
