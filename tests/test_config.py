@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -245,3 +247,62 @@ def test_defaults_alone_are_a_preset() -> None:
     assert from_dict({"name": "x"}) == Preset(name="x")
     with pytest.raises(ConfigError, match="name: is missing"):
         from_dict({})
+
+
+def prepared_by(folder: Path, command: str, **protocol: str) -> Path:
+    """A folder with the run.json that `wdm preprocess` writes."""
+    folder.mkdir(parents=True)
+    text = json.dumps({"protocol": {"command": command, **protocol}, "versions": {}, "commit": None})
+    (folder / "run.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "protocol", "wanted"),
+    [
+        ("lidc", {"modality": "ct", "intensity": "fixed-window"}, ("lidc-idri", "fixed-window", None)),
+        ("lidc", {"modality": "ct", "intensity": "paper"}, ("lidc-idri", "paper", None)),
+        ("nifti", {"modality": "ct", "intensity": "fixed-window"}, ("nifti", "fixed-window", "ct")),
+        ("nifti", {"modality": "mr", "intensity": "paper"}, ("nifti", "paper", "mr")),
+        ("brats", {"modality": "mr", "intensity": "paper"}, ("brats", "paper", None)),
+        ("mr", {"modality": "mr", "intensity": "paper"}, ("nifti", "paper", "mr")),
+    ],
+)
+def test_what_preprocess_wrote_is_the_default_of_what_reads_it(
+    tmp_path: Path, command: str, protocol: dict[str, str], wanted: tuple[str, str, str | None]
+) -> None:
+    folder = prepared_by(tmp_path / "data", command, **protocol)
+    resolved = resolve("ours_unet_128", options={"data.dir": str(folder)})
+    data = resolved.preset.data
+    assert (data.kind, data.intensity, getattr(data, "modality", None)) == wanted
+    assert resolved.doubts == ()
+    changed = {"data.kind": ("brats", data.kind), "data.intensity": ("paper", data.intensity)}
+    for key, (before, now) in changed.items():
+        assert (before != now) == any(text.startswith(f"{key} is {now}") for text in resolved.notes), resolved.notes
+        assert resolved.sources[key] == f"folder {folder}"
+
+
+def test_what_is_asked_for_goes_before_what_the_folder_states_and_that_is_said(tmp_path: Path) -> None:
+    folder = prepared_by(tmp_path / "data", "nifti", modality="ct", intensity="fixed-window")
+    options = {"data.dir": str(folder)}
+    resolved = resolve("tiny", sets=["data.intensity=paper"], options=options)
+    assert resolved.preset.data.intensity == "paper"
+    assert resolved.preset.data.is_ct
+    assert "with fixed-window" in " ".join(resolved.doubts)
+    lidc = resolve("tiny", options=options | {"data.kind": "lidc-idri"}).preset.data
+    assert (lidc.kind, lidc.intensity) == ("lidc-idri", "fixed-window")
+    brats = resolve("tiny", options=options | {"data.kind": "brats"}).preset.data
+    assert (brats.kind, brats.intensity) == ("brats", "paper")  # which has no HU
+    stored = resolve("tiny", options=options | {"data.intensity": "paper"}).preset.to_dict()
+    assert resolve(stored).preset.data.intensity == "paper"  # a checkpoint knows what it was trained on
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"protocol": 3}', '{"protocol": {"command": "train"}}', '{"preset": {}}']
+)
+def test_another_run_json_states_nothing_of_a_folder(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    plain = resolve("tiny", options={"data.dir": "elsewhere"}).preset.data
+    found = resolve("tiny", options={"data.dir": str(tmp_path)})
+    assert dataclasses.replace(found.preset.data, dir="elsewhere") == plain
+    assert found.notes == found.doubts == ()

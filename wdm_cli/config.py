@@ -1,12 +1,13 @@
 """Configuration in layers, with the source of every value.
 
-default < preset < --config file < WDM_TABLE__KEY < --set table.key=value < named option. WDM_DATA_DIR is
-short for WDM_DATA__DIR. The layers are
-merged as plain tables and validated once (`engine.preset.from_dict`).
+default < preset < data folder < --config file < WDM_TABLE__KEY < --set table.key=value < named option. The data folder
+speaks if `wdm preprocess` made it: its run.json states layout and intensities. WDM_DATA_DIR is short for WDM_DATA__DIR.
+The layers are merged as plain tables and validated once (`engine.preset.from_dict`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import tomllib
@@ -16,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from wdm_cli.engine.data.prepared import stated
 from wdm_cli.engine.errors import ConfigError
 from wdm_cli.engine.preset import TABLES, Preset, did_you_mean, from_dict, table_class
 
@@ -29,6 +31,10 @@ class Resolved:
 
     preset: Preset
     sources: dict[str, str]
+    notes: tuple[str, ...] = ()
+    """What the data folder decided."""
+    doubts: tuple[str, ...] = ()
+    """What was decided against what the data folder states."""
 
     def rows(self) -> list[tuple[str, Any, str]]:
         """(path, value, source) of every key, in reading order."""
@@ -102,11 +108,52 @@ def resolve(
         if value is not None:
             layers.append(("option", _nest(key, value)))
 
+    merged, sources = _laid(layers)
+    if (folder := _of_folder(merged, sources)) is None:
+        return Resolved(from_dict(merged, origin="configuration"), sources)
+    layers.insert(1, folder)
+    before, (merged, sources) = merged, _laid(layers)
+    return Resolved(from_dict(merged, origin="configuration"), sources, *_told(folder, before, merged))
+
+
+def _laid(layers: Iterable[tuple[str, Tables]]) -> tuple[Tables, dict[str, str]]:
+    """All layers in one, and where each value is from."""
     merged: Tables = {}
     sources: dict[str, str] = {}
     for source, tables in layers:
-        _merge(merged, sources, tables, source)
-    return Resolved(from_dict(merged, origin="configuration"), sources)
+        _merge(merged, sources, copy.deepcopy(tables), source)
+    return merged, sources
+
+
+def _of_folder(merged: Tables, sources: dict[str, str]) -> tuple[str, Tables] | None:
+    """The layer of the data folder: what `wdm preprocess` states of it. A checkpoint's settings are not asked twice."""
+    data = merged.get("data")
+    if not isinstance(data, dict):
+        return None
+    asked = data.get("kind", TABLES["data"][0].kind)
+    usual = next((cls.dir for cls in TABLES["data"] if cls.kind == asked), "")
+    named = data.get("dir", usual)
+    if sources.get("data.dir") == "checkpoint" or not isinstance(named, str):
+        return None
+    found = stated(Path(named)) if named else None
+    if found is None:
+        return None
+    chosen = not sources.get("data.kind", "preset ").startswith("preset ")
+    kind = asked if chosen else found.kind
+    return f"folder {named}", {"data": {"kind": kind, "dir": named} | found.settings(kind)}
+
+
+def _told(folder: tuple[str, Tables], before: Tables, merged: Tables) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Where the folder changed what the preset says, and where something else than it states was asked for."""
+    source, tables = folder
+    notes, doubts = [], []
+    for key, value in tables["data"].items():
+        was, now = before["data"].get(key), merged["data"].get(key)
+        if now != value:
+            doubts.append(f"data.{key} is {now}, but wdm preprocess made the {source} with {value}")
+        elif key != "dir" and was != value and (was, value) != (None, "paper"):
+            notes.append(f"data.{key} is {value}, as wdm preprocess made the {source}")
+    return tuple(notes), tuple(doubts)
 
 
 def read_toml(path: Path) -> Tables:

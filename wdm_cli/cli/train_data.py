@@ -21,10 +21,19 @@ MOST_WARNINGS = 5
 def find_cases(resolved: Resolved) -> Inventory:
     """The cases of the preset's data."""
     data = resolved.preset.data
+    tell_folder(resolved)
     inventory = data.find(Path(data.dir))
     source = resolved.sources.get("data.dir", "default")
     console.note(f"data: {len(inventory.cases)} cases in {data.dir} ({source}; {len(inventory.ignored)} files ignored)")
     return inventory
+
+
+def tell_folder(resolved: Resolved) -> None:
+    """What was settled by the run.json of a prepared folder, and what was settled against it."""
+    for text in resolved.notes:
+        console.note(text)
+    for text in resolved.doubts:
+        console.warn(text)
 
 
 def open_volumes(

@@ -10,6 +10,7 @@ import typer
 
 from wdm_cli.cli import console
 from wdm_cli.cli.options import ConfigOption, JsonOption, SetOption
+from wdm_cli.cli.train_data import tell_folder
 
 if TYPE_CHECKING:
     from wdm_cli.engine.data.inventory import Inventory
@@ -47,10 +48,12 @@ def verify(
     from wdm_cli.engine.data.survey import known, survey
 
     kind = dataset or guess_kind(folder)
-    resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options={"data.kind": kind})
+    options = {"data.kind": kind, "data.dir": str(folder)}
+    resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options=options)
     data = resolved.preset.data
     if dataset is None:
         console.note(f"taken as {kind}, by the files' names (--dataset chooses)")
+    tell_folder(resolved)
     inventory = data.find(folder)
     reports: list[CaseReport] = []
     with console.Progress("reading", len(inventory.cases)) as progress:
