@@ -16,7 +16,7 @@ HEAVY = ("torch", "numpy", "nibabel", "pydicom", "SimpleITK", "pywt", "scipy", "
 LAYERS = (
     ("__init__.py", "engine/__init__.py", "engine/errors.py", "engine/files.py"),
     ("engine/machine.py",),
-    ("engine/native/",),
+    ("engine/native/", "engine/draw.py"),
     ("engine/haar.py", "engine/wavelet.py"),
     ("engine/diffusion.py", "engine/models/", "engine/samplers/", "engine/data/", "engine/dicom/", "engine/picture.py",
      "engine/claims.py", "engine/safe_load.py", "engine/metrics/", "engine/provenance.py", "engine/device.py"),

@@ -244,7 +244,8 @@ def test_every_epoch_has_every_case_once_and_its_own_order() -> None:
 def test_every_step_and_every_place_in_the_batch_draws_anew() -> None:
     trained, drawn = trainer(), []
     for trained.step in range(20):
-        t, noise = trained._draw(range(2), torch.Size([8, 8, 8]))
+        draw = trained._draw(range(2))
+        t, noise = draw.integers(len(trained.schedule)), draw.normal(1, 8, 8, 8)
         drawn += [(int(t[row]), noise[row].flatten().tolist()) for row in range(2)]
     assert len({tuple(noise) for _, noise in drawn}) == 40
     assert len({t for t, _ in drawn}) > 30

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from wdm_cli.engine.device import Precision, as_denoiser, memory_errors
 from wdm_cli.engine.diffusion import clamp_in_image_space, make_schedule
+from wdm_cli.engine.draw import Draw
 from wdm_cli.engine.errors import CheckpointError, OutOfMemoryError
 from wdm_cli.engine.models.blocks import COEFF_CHANNELS, Network
 from wdm_cli.engine.preset import Preset
@@ -62,14 +62,14 @@ def generate(
         batch = tuple(indices[start : start + batch_size])
         began = time.perf_counter()
         with memory_errors(lambda reason: out_of_memory(preset, batch_size, reason)):
-            draw = _Draw([seed + index for index in batch], device)
-            coeffs = draw(torch.empty(len(batch), COEFF_CHANNELS, *shape, device=device))
+            draw = Draw([seed + index for index in batch], device)
+            coeffs = draw.normal(COEFF_CHANNELS, *shape)
             steps = preset.sample.run(
                 as_denoiser(network, precision),
                 coeffs,
                 schedule,
                 lambda coeffs: clamp_in_image_space(coeffs, diffusion.wavelet),
-                draw,
+                draw.like,
             )
             for done, x_t in enumerate(steps, 1):
                 coeffs = x_t
@@ -93,14 +93,3 @@ def out_of_memory(preset: Preset, batch_size: int, reason: str) -> OutOfMemoryEr
         why=reason,
         hint=f"--batch-size {max(1, batch_size // 2)}, --precision bf16, or --device cpu",
     )
-
-
-class _Draw:
-    """Standard normal tensors, row i from the i-th sample's own generator."""
-
-    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def __call__(self, like: Tensor) -> Tensor:
-        rows = [torch.randn(like.shape[1:], generator=g, device=like.device) for g in self.generators]
-        return torch.stack(rows)

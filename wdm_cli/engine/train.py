@@ -25,6 +25,7 @@ from wdm_cli.engine.checkpoint import Checkpoint, load_weights
 from wdm_cli.engine.device import as_denoiser, memory_errors
 from wdm_cli.engine.diffusion import loss, make_schedule
 from wdm_cli.engine.distributed import ALONE, Ranks, lost_peers
+from wdm_cli.engine.draw import Draw
 from wdm_cli.engine.errors import CheckpointError, NonFiniteError, OutOfMemoryError
 from wdm_cli.engine.models.dropout import place_rows
 from wdm_cli.engine.preset import Preset
@@ -135,25 +136,21 @@ class Trainer:
         settings, total = self.preset.train, torch.zeros(8, device=self.device)
         size = len(batch) // settings.accumulate
         for part, volume in enumerate(torch.split(batch, size)):
-            t, noise = self._draw(self.rows[part * size : (part + 1) * size], batch.shape[2:])
+            draw = self._draw(self.rows[part * size : (part + 1) * size])
+            t, noise = draw.integers(len(self.schedule)), draw.like(volume)
             with self.ranks.averaging(self.parallel, last=part == settings.accumulate - 1):
                 bands = loss(self.denoise, volume, noise, t, self.schedule, self.preset.diffusion.wavelet)
                 (bands.mean() / settings.accumulate).backward()  # type: ignore[no-untyped-call]
             total += bands.detach() / settings.accumulate
         return self.ranks.mean(total)
 
-    def _draw(self, rows: range, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Timesteps [B] and image-space noise [B, 1, D, H, W], one generator a position in the batch."""
-        seed, generator = self.preset.train.seed, torch.Generator(self.device)
-        times, noises = [], []
-        for row in rows:
-            generator.manual_seed(derived_seed(seed, self.step, row))
-            times.append(torch.randint(len(self.schedule), (1,), generator=generator, device=self.device))
-            noises.append(torch.randn(1, 1, *shape, generator=generator, device=self.device))
+    def _draw(self, rows: range) -> Draw:
+        """The random numbers of some rows of this step's batch; dropout, which draws by itself, is told its rows."""
+        seed = self.preset.train.seed
         if self.preset.model.dropout > 0:
             torch.manual_seed(derived_seed(seed, self.step, 0, 1))
             place_rows(self.network, rows)
-        return torch.cat(times), torch.cat(noises)
+        return Draw([derived_seed(seed, self.step, row) for row in rows], self.device)
 
     def _load(self, step: int) -> tuple[Tensor, tuple[str, ...]]:
         """This process's rows of a step's batch [B, 1, D, H, W], and all its cases: an order of its own every epoch."""
