@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wdm_cli.engine.data import Adni, FastMri, MrNet, guess_kind
-from wdm_cli.engine.data.split import patient_of
+from wdm_cli.engine.data.patients import recognise
 from wdm_cli.engine.data.volume import write_nifti
 from wdm_cli.engine.errors import DataError
 
@@ -30,7 +30,7 @@ def test_adni(tmp_path: Path) -> None:
     found = Adni(image_size=32).find(tmp_path)
     assert [case.name for case in found.cases] == [EXPORT, "sub-ADNI002S0295_ses-M00_T1w"]
     assert found.reasons() == {"not named as in ADNI, or no T1w image": 2, "mask or segmentation": 1}
-    assert [patient_of(case.name) for case in found.cases] == ["ADNI_002_S_0295", "sub-ADNI002S0295"]
+    assert [recognise(case.name) for case in found.cases] == ["ADNI_002_S_0295"] * 2
     assert Adni(image_size=32).load(found.cases[0].path).shape == (32, 32, 32)
 
 

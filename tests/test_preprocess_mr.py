@@ -21,7 +21,7 @@ from test_preprocess_run import tree
 from test_preprocess_safety import PLANTED
 
 from wdm_cli.engine.data import Adni, guess_kind
-from wdm_cli.engine.data.split import patient_of
+from wdm_cli.engine.data.patients import recognise
 from wdm_cli.engine.data.transforms import unit_mr
 from wdm_cli.engine.data.volume import read_nifti
 from wdm_cli.engine.dicom import Policy, scan
@@ -311,7 +311,7 @@ def test_the_real_command_from_adni_to_a_training_volume(tmp_path: Path) -> None
     assert len(names) == 4
     assert guess_kind(out) in ("adni", "nifti")
     found = Adni(image_size=32).find(out)
-    assert [patient_of(case.name) for case in found.cases] == ["ADNI_002_S_0295", "ADNI_003_S_0001"]
+    assert [recognise(case.name) for case in found.cases] == ["ADNI_002_S_0295", "ADNI_003_S_0001"]
     volume = Adni(image_size=32).load(found.cases[0].path)
     assert (volume.array.min(), volume.array.max()) == (-1, 1)
     assert read_nifti(found.cases[0].path).shape == (SLICES, SIDE, SIDE)

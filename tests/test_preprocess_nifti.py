@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 
 import nibabel as nib
@@ -13,9 +12,9 @@ import SimpleITK
 
 from wdm_cli.engine.data.brats import Brats
 from wdm_cli.engine.data.nifti import Nifti
-from wdm_cli.engine.data.split import patient_of, patients_of_manifest, read_split, split, write_split
+from wdm_cli.engine.data.patients import by_manifest
 from wdm_cli.engine.data.volume import read_nifti, write_nifti
-from wdm_cli.engine.errors import ConfigError, DataError
+from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.preprocess import Target, plan_brats, plan_nifti, run, tally
 from wdm_cli.engine.preprocess.foreign import read_volume
 from wdm_cli.engine.preprocess.nifti import prepare
@@ -131,7 +130,7 @@ def test_a_mixed_folder(tmp_path: Path) -> None:
         if path.is_file():
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             assert b"Zaphodine" not in data
-    assert patients_of_manifest(out)["sub-01_T1w"] == "sub-01"
+    assert by_manifest(Nifti().find(out))["sub-01_T1w"] == "sub-01"
 
 
 def test_brats_cases_of_any_year(tmp_path: Path) -> None:
@@ -172,77 +171,3 @@ def test_brats_cases_of_one_name_in_several_folders_stay_apart_and_usable(tmp_pa
         ("a second file of the same case and contrast",)
     ]
     assert str(source) not in (out / "manifest.jsonl").read_text()
-
-
-def test_a_split_holds_out_patients(tmp_path: Path) -> None:
-    cases = [f"LIDC-IDRI-{n:04}-{scan}" for n in range(50) for scan in ("aaaaaaaa", "bbbbbbbb")]
-    drawn = split(cases, 0.1)
-    assert (len(drawn.train), len(drawn.val)) == (90, 10)
-    assert not {case[:14] for case in drawn.train} & {case[:14] for case in drawn.val}
-    assert split(reversed(cases), 0.1) == drawn
-    assert split(cases, 0.1, seed=1) != drawn
-    write_split(tmp_path / "split.json", drawn)
-    assert read_split(tmp_path / "split.json") == drawn
-    known = dict.fromkeys(cases[:60], "one patient")
-    side = split(cases, 0.2, patients=known)
-    assert set(cases[:60]) <= set(side.train) or set(cases[:60]) <= set(side.val)
-
-
-def test_memorisation_takes_its_unseen_volumes_from_the_split(tmp_path: Path) -> None:
-    from wdm_cli.cli.evaluate_folders import open_held_out
-    from wdm_cli.engine.metrics.volumes import open_folder
-
-    for number in range(4):
-        write_nifti(tmp_path / f"LIDC-IDRI-000{number}-x" / "preprocessed.nii.gz", head() / 600, AFFINE)
-    write_split(tmp_path / "split.json", split([f"LIDC-IDRI-000{number}-x" for number in range(4)], 0.5))
-    train, unseen = open_held_out(tmp_path / "split.json", open_folder(tmp_path))
-    assert unseen is not None
-    assert tuple(path.parent.name for path in unseen.files) == read_split(tmp_path / "split.json").val
-    assert len(train) == 2
-
-
-def test_splits_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--val 1"):
-        split(["a", "b"], 1.0)
-    with pytest.raises(DataError, match="1 patients cannot be split"):
-        split(["sub-1_a", "sub-1_b"], 0.5)
-    path = tmp_path / "split.json"
-    path.write_text(json.dumps({"seed": 0, "share": 0.1, "train": ["a"], "val": ["a", "b"]}))
-    with pytest.raises(DataError, match="1 cases stand on both sides"):
-        read_split(path)
-    path.write_text("{")
-    with pytest.raises(DataError, match="no split file"):
-        read_split(path)
-
-
-def test_a_data_set_keeps_to_its_part(tmp_path: Path) -> None:
-    for number in range(4):
-        write_nifti(tmp_path / f"sub-{number}_T1w.nii.gz", head() + number, AFFINE)
-    with pytest.raises(DataError, match="no such file, and data"):
-        Nifti(part="train").find(tmp_path)
-    names = [case.name for case in Nifti().find(tmp_path).cases]
-    drawn = split(names, 0.25)
-    write_split(tmp_path / "split.json", drawn)
-    train, val = (Nifti(part=part).find(tmp_path) for part in ("train", "val"))
-    assert tuple(case.name for case in train.cases) == drawn.train
-    assert tuple(case.name for case in val.cases) == drawn.val
-    assert train.reasons()["in the other part of the split"] == 1
-    write_nifti(tmp_path / "sub-9_T1w.nii.gz", head(), AFFINE)
-    with pytest.raises(DataError, match="1 cases of the folder are in no part"):
-        Nifti(part="val").find(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("case", "patient"),
-    [
-        ("LIDC-IDRI-0314-a1b2c3d4", "LIDC-IDRI-0314"),
-        ("sub-CSI1_ses-16_T1w", "sub-CSI1"),
-        ("sub-0123456789ab-a1b2c3d4", "sub-0123456789ab"),
-        ("BraTS-GLI-00005-101", "BraTS-GLI-00005"),
-        ("BraTS20_Training_001", "BraTS20_Training_001"),
-        ("BraTS2021_00495", "BraTS2021_00495"),
-        ("anything", "anything"),
-    ],
-)
-def test_patients_in_names(case: str, patient: str) -> None:
-    assert patient_of(case) == patient

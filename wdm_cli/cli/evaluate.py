@@ -201,7 +201,7 @@ def memorization(
     network = None
     if weights is not None or extractor is not None or trust_code:
         network = open_extractor(weights, extractor, trust_code, device, seed)
-    train, unseen = open_held_out(held_out, true)
+    train, unseen = open_held_out(held_out, true, fake)
     report, found = follow(evaluate.memorization(train, generated, unseen, network, options(seed)))
     if picture is not None:
         draw_closest(picture, found, train, generated)
@@ -242,7 +242,7 @@ def all_scores(
     check_sanity(generated)
     settings = options(seed, quick, workers)
     report = follow(evaluate.run_all(generated, true, network, settings, neighbours=k, pairs=pairs))
-    train, unseen = open_held_out(held_out, true)
+    train, unseen = open_held_out(held_out, true, fake)
     copies, _ = follow(evaluate.memorization(train, generated, unseen, network, settings))
     show(report.with_scores_of(copies), out, as_json)
 

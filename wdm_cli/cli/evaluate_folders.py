@@ -44,34 +44,19 @@ def open_real(
     return open_folder(real, generated.intensity if intensity else recorded_intensity(real) or generated.intensity)
 
 
-def open_held_out(held_out: Path | None, real: Volumes) -> tuple[Volumes, Volumes | None]:
-    """Training and held-out volumes: another folder, or the files of `real` that a split or a text file names."""
-    from wdm_cli.engine.data.split import case_of, read_split
-    from wdm_cli.engine.errors import DataError
-    from wdm_cli.engine.metrics.volumes import open_dataset, open_folder
+def open_held_out(held_out: Path | None, real: Volumes, fake: Path | None = None) -> tuple[Volumes, Volumes | None]:
+    """Training and held-out volumes (see `divide`); a warning if the run of the samples `fake` knew other cases."""
+    from wdm_cli.engine.metrics.held_out import divide
+    from wdm_cli.engine.trained_on import other_cases
 
     if held_out is None:
         return real, None
-    if held_out.is_dir():
-        opened = open_dataset(held_out, real.dataset) if real.dataset else open_folder(held_out, real.intensity)
-        return real, opened
-    try:
-        if held_out.suffix == ".json":
-            names = set(read_split(held_out).val)
-        else:
-            names = {line.strip() for line in held_out.read_text(encoding="utf-8").splitlines()} - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {held_out} as a list of file names: {error}") from error
-    known = {str(path.relative_to(real.root)): index for index, path in enumerate(real.files)}
-    known |= {path.name: index for index, path in enumerate(real.files)}
-    known |= {case_of(path): index for index, path in enumerate(real.files)}
-    if unknown := sorted(names - known.keys()):
-        raise DataError(
-            f"{held_out}: {len(unknown)} names are no files of {real.root}, e.g. {', '.join(unknown[:5])}",
-            hint="one file name a line, such as case_0042.nii.gz, or its path below --real",
-        )
-    chosen = {known[name] for name in names}
-    return real.subset([i for i in range(len(real)) if i not in chosen]), real.subset(sorted(chosen))
+    found = divide(real, held_out)
+    for text in found.warnings:
+        console.warn(text)
+    if fake is not None and found.names and (other := other_cases(fake, found.names)):
+        console.warn(f"{other}: held-out volumes may have been trained on")
+    return found.train, found.unseen
 
 
 def open_extractor(weights: str | None, extractor: str | None, trust_code: bool, device: str, seed: int) -> Extractor:

@@ -83,7 +83,7 @@ def report(
     beside = None if no_real or samples is None else open_beside(real, run, samples, intensity)
     if beside is None and held_out is not None:
         raise ConfigError("--held-out says which real volumes were not trained on, and there are none here")
-    train, unseen = divided(held_out, beside)
+    train, unseen = divided(held_out, beside, samples)
     found = find_scores(scores, samples)
     settings = Settings(
         show=show,
@@ -184,11 +184,15 @@ def tell_card(run: Path, found: Report, step: int | None) -> None:
         console.warn(f"{NAME} is not brought up to date: {error.what}")
 
 
-def divided(held_out: Path | None, real: Volumes | None) -> tuple[Volumes | None, Volumes | None]:
+def divided(
+    held_out: Path | None, real: Volumes | None, samples: Samples | None
+) -> tuple[Volumes | None, Volumes | None]:
     """Real volumes that were trained on, and those that were not."""
     from wdm_cli.cli.evaluate_folders import open_held_out
 
-    return open_held_out(held_out, real) if real is not None else (None, None)
+    return (
+        open_held_out(held_out, real, samples.volumes.root if samples else None) if real is not None else (None, None)
+    )
 
 
 def find_scores(named: list[Path] | None, samples: Samples | None) -> list[Report]:

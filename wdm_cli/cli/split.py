@@ -10,6 +10,19 @@ import typer
 from wdm_cli.cli import console
 from wdm_cli.cli.options import DatasetOption, JsonOption
 
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--patient",
+        metavar="REGEX",
+        help="Where a patient stands in a path below DIR: group 1, or the whole match. Default: known names, or a guess.",
+    ),
+]
+TableOption = Annotated[
+    Path | None,
+    typer.Option("--patients", metavar="TABLE", help="CSV or TSV (participants.tsv) of cases or files and patients."),
+]
+
 
 def split(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of volumes.")],
@@ -17,6 +30,8 @@ def split(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other patients.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="The file to write. Default: DIR/split.json.")] = None,
     dataset: DatasetOption = None,
+    patient: PatternOption = None,
+    patients: TableOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -25,6 +40,7 @@ def split(
 
     from wdm_cli.engine.data import guess_kind
     from wdm_cli.engine.data import split as splits
+    from wdm_cli.engine.data.patients import tell
     from wdm_cli.engine.errors import ConfigError
     from wdm_cli.engine.preset import table_class
 
@@ -34,12 +50,21 @@ def split(
             f"{path} exists", why="a new split would mix what was held out with what was not",
             hint="keep it, choose another --out, or --overwrite",
         )  # fmt: skip
+    if patient == "":
+        raise ConfigError("--patient is empty", hint="e.g. --patient 'P[0-9]+'")
     data = table_class("data", dataset or guess_kind(folder))()
-    cases = [case.name for case in data.find(folder).cases]
-    drawn = splits.split(cases, val, seed, splits.patients_of_manifest(folder))
+    told = tell(data.find(folder), patient or "", patients)
+    if doubt := told.doubt():
+        console.warn(doubt)
+    if told.unused:
+        shown = ", ".join(told.unused[:5]) + ", …" * (len(told.unused) > 5)
+        console.warn(f"{patients}: {len(told.unused)} of its names are of no case in {folder}: {shown}")
+    drawn = splits.split(told, val, seed)
     splits.write_split(path, drawn)
     if as_json:
         console.answer_json(asdict(drawn))
     else:
-        console.table(("part", "cases"), [("train", len(drawn.train)), ("val", len(drawn.val))])
+        rows = zip(("train", "val"), (len(drawn.train), len(drawn.val)), drawn.counts, strict=True)
+        console.table(("part", "cases", "patients"), rows)
+    console.note(f"patients told by: {', '.join(f'{way} ({value})' for way, value in drawn.told.items())}")
     console.note(f"wrote {path}")

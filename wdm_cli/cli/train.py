@@ -240,13 +240,13 @@ def write_about(run: Path, resolved: Resolved, trainer: Trainer) -> None:
     from wdm_cli.engine.files import write_json, write_text
     from wdm_cli.engine.model_card import write_card
     from wdm_cli.engine.provenance import provenance
-    from wdm_cli.engine.train import fingerprint
+    from wdm_cli.engine.trained_on import fingerprint
 
     about = {
         "command": "train",
         **provenance(trainer.device, sys.argv),
         "processes": trainer.ranks.world,
-        "data": fingerprint(trainer.volumes),
+        "data": fingerprint(trainer.volumes.names),
         "preset": resolved.preset.to_dict(),
         "preset_sha256": resolved.preset.sha256,
         "sources": resolved.sources,

@@ -7,7 +7,6 @@ the same run, and a batch in four parts, or spread over four processes, is the s
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -15,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from wdm_cli.engine.errors import CheckpointError, NonFiniteError, OutOfMemoryEr
 from wdm_cli.engine.models.dropout import place_rows
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.provenance import arithmetic
+from wdm_cli.engine.trained_on import fingerprint
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -192,7 +192,7 @@ class Trainer:
             self.affine.tolist(),
             {
                 "optimizer": self.optimizer.state_dict(),
-                "data": fingerprint(self.volumes),
+                "data": fingerprint(self.volumes.names),
                 "skipped": self.skipped_in_a_row,
                 "processes": self.ranks.world,
                 "arithmetic": arithmetic(self.device),
@@ -208,7 +208,7 @@ class Trainer:
         training = checkpoint.training
         if checkpoint.ema is None or checkpoint.step is None or not training.keys() >= {"optimizer", "data", "skipped"}:
             raise CheckpointError(f"{checkpoint.path}: holds weights only, training cannot continue from it")
-        if training["data"] != fingerprint(self.volumes):
+        if training["data"] != fingerprint(self.volumes.names):
             raise CheckpointError(
                 f"{checkpoint.path}: was trained on other cases ({training['data']['cases']}, now {len(self.volumes)})",
                 why="the order of the volumes would change in the middle of the run",
@@ -219,12 +219,6 @@ class Trainer:
         # a copy: on the CPU the optimizer would go on working in the tensors of the file
         self.optimizer.load_state_dict(copy.deepcopy(training["optimizer"]))
         self.step, self.skipped_in_a_row = checkpoint.step, training["skipped"]
-
-
-def fingerprint(volumes: Volumes) -> dict[str, Any]:
-    """What a run's data are: how many cases, and a hash over their names in order."""
-    names = "\n".join(volumes.names)
-    return {"cases": len(volumes), "names_sha256": hashlib.sha256(names.encode()).hexdigest()}
 
 
 def derived_seed(*parts: int) -> int:

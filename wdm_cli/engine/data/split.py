@@ -1,62 +1,55 @@
 """Who is trained on and who is held out: by patient, from a seed, as a file. No torch, no numpy.
 
-SPLIT.json lists case names. Two scans of one patient never stand on both sides, which would let a model be
-judged on anatomy it has seen.
+SPLIT.json lists names of cases and whose they are. Two scans of one patient never stand on both sides, which would let
+a model be judged on anatomy it has seen.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wdm_cli.engine.data.inventory import Inventory, stem
+from wdm_cli.engine.data.inventory import Case, Inventory
+from wdm_cli.engine.data.patients import MANIFEST, WAYS, Patients, largest, on_both_sides, tell
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.files import write_json
 
 SPLIT_FILE = "split.json"
-PATIENT = re.compile(
-    r"(LIDC-IDRI-\d{4}|sub-[A-Za-z0-9]+|BraTS[-\w]*?-\d{4,5}(?=-\d{3}\b)|(?:ADNI_)?\d{3}_S_\d{4})", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Case names of both sides, sorted, and how they were drawn."""
+    """Case names of both sides, sorted, how they were drawn, and case -> patient with how patients were told.
+
+    Files of earlier versions record no patients.
+    """
 
     seed: int
     share: float
     train: tuple[str, ...]
     val: tuple[str, ...]
+    told: Mapping[str, str | int] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Patients of both sides."""
+        train, val = (len({self.patients[c] for c in part if c in self.patients}) for part in (self.train, self.val))
+        return train, val
 
 
-def patient_of(case: str) -> str:
-    """The patient in a case's name (LIDC-IDRI, BIDS, BraTS, ADNI), else the whole name."""
-    match = PATIENT.match(case)
-    return match[1] if match else case
-
-
-def case_of(path: Path) -> str:
-    """The case of a finished file: its folder's name in the LIDC-IDRI layout, else its own without the contrast."""
-    name = stem(path)
-    if name.lower() in ("preprocessed", "processed"):
-        return path.parent.name
-    return re.sub(r"-(t1n|t1c|t2w|t2f)$", "", name)
-
-
-def split(cases: Iterable[str], share: float, seed: int = 0, patients: Mapping[str, str] | None = None) -> Split:
+def split(patients: Patients, share: float, seed: int = 0) -> Split:
     """Draw patients for validation until about `share` of them is there, at least one.
 
     A patient's place depends on the seed and its name only, so that adding cases moves nobody across but at the edge.
 
     Args:
         share: part of the patients that is held out, above 0 and below 1.
-        patients: case -> patient where it is known; other cases tell it by their names.
 
     Raises:
         DataError: fewer than two patients.
@@ -65,15 +58,37 @@ def split(cases: Iterable[str], share: float, seed: int = 0, patients: Mapping[s
     if not 0 < share < 1:
         raise ConfigError(f"--val {share:g}: must be above 0 and below 1", hint="0.1 holds out one patient in ten")
     members: dict[str, list[str]] = defaultdict(list)
-    for case in cases:
-        members[(patients or {}).get(case) or patient_of(case)].append(case)
+    for case, patient in patients.of.items():
+        members[patient].append(case)
     if len(members) < 2:
-        raise DataError(f"{len(members)} patients cannot be split", why="each side needs at least one")
+        raise _too_few(patients)
     drawn = sorted(members, key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
     count = min(max(1, round(share * len(drawn))), len(drawn) - 1)
     val = {case for patient in drawn[:count] for case in members[patient]}
     train = {case for patient in drawn[count:] for case in members[patient]}
-    return Split(seed, share, tuple(sorted(train)), tuple(sorted(val)))
+    of = dict(sorted(patients.of.items()))
+    return Split(seed, share, tuple(sorted(train)), tuple(sorted(val)), dict(patients.told), of)
+
+
+def _too_few(patients: Patients) -> DataError:
+    """The error of a folder in which nobody can be held out, and what would help."""
+    cases = len(patients.of)
+    if cases < 2:
+        return DataError(
+            f"{cases} case cannot be split", why="each side needs at least one", hint="add cases of others"
+        )
+    name, _ = largest(patients.of)
+    how = {
+        MANIFEST: f"{MANIFEST} states this one, as it does where an anonymiser gave a whole archive one PatientID",
+        "pattern": "--patient finds this one in every path",
+        "table": "the table of --patients names this one for every case",
+    }
+    why = next((text for key, text in how.items() if key in patients.told), "their names state this one")
+    return DataError(
+        f"{cases} cases of 1 patient ({name}) cannot be split",
+        why=f"each side needs at least one patient, and {why}",
+        hint=f"if they are of several patients, say whose they are: {WAYS}",
+    )
 
 
 def write_split(path: Path, drawn: Split) -> None:
@@ -84,17 +99,61 @@ def read_split(path: Path) -> Split:
     """The split of a file.
 
     Raises:
-        DataError: it is no split, or a case stands on both sides.
+        DataError: it is no split, or a case or a patient stands on both sides.
     """
     try:
-        values = json.loads(path.read_text())
-        found = Split(int(values["seed"]), float(values["share"]), tuple(values["train"]), tuple(values["val"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: is no split file", hint="make one with `wdm split DIR --val 0.1`") from error
-    both = set(found.train) & set(found.val)
-    if both:
-        raise DataError(f"{path}: {len(both)} cases stand on both sides, e.g. {min(both)}")
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        train, val = (tuple(map(str, values[part])) for part in ("train", "val"))
+        patients = {str(case): str(who) for case, who in values.get("patients", {}).items()}
+        found = Split(int(values["seed"]), float(values["share"]), train, val, dict(values.get("told", {})), patients)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: is no split file, or a damaged one",
+            why="who was held out is not known without it",
+            hint="restore it; a new `wdm split DIR --val 0.1` is for models that are yet to be trained",
+        ) from error
+    for kind, both in (
+        ("cases", sorted(set(found.train) & set(found.val))),
+        ("patients", on_both_sides(found.patients, found.train, found.val)),
+    ):
+        if both:
+            raise DataError(
+                f"{path}: {len(both)} {kind} stand on both sides, e.g. {both[0]}",
+                why="what was trained on would be judged with",
+                hint="make the split again with `wdm split DIR --overwrite`, and train anew",
+            )
     return found
+
+
+def sides(inventory: Inventory, drawn: Split, path: Path) -> dict[Literal["train", "val"], tuple[Case, ...]]:
+    """The folder's cases on both sides; a case that the split does not list goes to the side of its patient.
+
+    Args:
+        path: the split's file, for the error.
+
+    Raises:
+        DataError: a case of a patient whom the split does not know, and who could have been held out.
+    """
+    train, val = set(drawn.train), set(drawn.val)
+    unknown = [case for case in inventory.cases if case.name not in train | val]
+    if unknown and drawn.patients and "table" not in drawn.told:
+        homes = {patient: case in val for case, patient in drawn.patients.items() if case in train | val}
+        pattern = str(drawn.told.get("pattern", ""))
+        of = tell(Inventory(inventory.root, inventory.cases), pattern).of
+        for case in unknown:
+            if (held := homes.get(of[case.name])) is not None:
+                (val if held else train).add(case.name)
+        unknown = [case for case in unknown if case.name not in train | val]
+    if unknown:
+        raise DataError(
+            f"{path}: {len(unknown)} cases of the folder are in no part, e.g. {unknown[0].name}",
+            why="they are of patients whom the split does not know",
+            hint="make the split again with `wdm split DIR --overwrite`, before anything is trained on it",
+        )
+    return {
+        "train": tuple(case for case in inventory.cases if case.name in train),
+        "val": tuple(case for case in inventory.cases if case.name in val),
+    }
 
 
 def part_of(inventory: Inventory, part: Literal["train", "val"]) -> Inventory:
@@ -106,30 +165,9 @@ def part_of(inventory: Inventory, part: Literal["train", "val"]) -> Inventory:
     path = inventory.root / SPLIT_FILE
     if not path.is_file():
         raise DataError(f"{path}: no such file, and data.part is {part}", hint=f"wdm split {inventory.root} --val 0.1")
-    found = read_split(path)
-    listed, other = (set(found.train), set(found.val)) if part == "train" else (set(found.val), set(found.train))
-    unknown = [case.name for case in inventory.cases if case.name not in listed | other]
-    if unknown:
-        raise DataError(
-            f"{path}: {len(unknown)} cases of the folder are in no part, e.g. {unknown[0]}",
-            hint="make the split again with `wdm split --overwrite`, before anything is trained on it",
-        )
-    left_out = [(case.path, "in the other part of the split") for case in inventory.cases if case.name in other]
-    cases = tuple(case for case in inventory.cases if case.name in listed)
-    if not cases:
+    found = sides(inventory, read_split(path), path)
+    if not found[part]:
         raise DataError(f"{path}: no case of the folder is in the part {part}")
-    return Inventory(inventory.root, cases, tuple(sorted([*inventory.ignored, *left_out])))
-
-
-def patients_of_manifest(folder: Path) -> dict[str, str]:
-    """Case -> patient as `wdm preprocess` recorded it; empty where there is no manifest."""
-    path = folder / "manifest.jsonl"
-    found: dict[str, str] = {}
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # a line that was being written when the machine went down
-        if isinstance(entry, dict) and entry.get("case") and entry.get("patient"):
-            found[entry["case"]] = entry["patient"]
-    return found
+    other = found["val" if part == "train" else "train"]
+    left_out = [(case.path, "in the other part of the split") for case in other]
+    return Inventory(inventory.root, found[part], tuple(sorted([*inventory.ignored, *left_out])))

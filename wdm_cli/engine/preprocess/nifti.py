@@ -13,7 +13,7 @@ import numpy as np
 
 from wdm_cli.engine.data.brats import CONTRASTS, NAME
 from wdm_cli.engine.data.inventory import Case, named, stem, walk
-from wdm_cli.engine.data.split import patient_of
+from wdm_cli.engine.data.patients import recognise
 from wdm_cli.engine.data.transforms import AIR
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import safe_name
@@ -38,7 +38,7 @@ class FileJob:
     repairs: tuple[str, ...] = ()
 
     files = property(lambda self: [self.path])
-    patient = property(lambda self: patient_of(self.case))
+    patient = property(lambda self: recognise(self.where))
 
     def prepare(self) -> Prepared:
         try:
