@@ -1,4 +1,4 @@
-"""Volumes of other formats: the same world, the same suspicion, the BraTS names, splits by patient."""
+"""Volumes of other formats: the same world, the same suspicion, the BraTS names."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PatternOption = Annotated[
     typer.Option(
         "--patient",
         metavar="REGEX",
-        help="Where a patient stands in a path below DIR: group 1, or the whole match. Default: known names, or a guess.",
+        help="Where paths below DIR state the patient: group 1, or the whole match. Default: known names, or a guess.",
     ),
 ]
 TableOption = Annotated[

@@ -21,7 +21,7 @@ def by_table(inventory: Inventory, path: Path) -> tuple[dict[str, str], tuple[st
     """Case -> patient, and what the table names that is no case of the folder.
 
     The columns are found by name, whatever their case: the patient is PATIENT_COLUMNS, the case or file is
-    CASE_COLUMNS (a case's name, its file, or its path below the folder). A table without the latter, as participants.tsv,
+    CASE_COLUMNS (a case's name, its file, or its path below the folder). A table without the latter (participants.tsv)
     lists patients: a case is of the one whose name stands in its path.
 
     Raises:
@@ -36,7 +36,7 @@ def by_table(inventory: Inventory, path: Path) -> tuple[dict[str, str], tuple[st
         raise DataError(
             f"{path}: names no patient for {len(missing)} of {len(inventory.cases)} cases, e.g. {missing[0].name}",
             why="every case needs a patient",
-            hint="add a row with the case's name, its file or its path below DIR; for names with a rule: --patient REGEX",
+            hint="add a row with the case's name, file or path below DIR; for names with a rule: --patient REGEX",
         )
     return found, unused
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from wdm_cli.engine.data.inventory import Case, Inventory
-from wdm_cli.engine.data.patients import MANIFEST, WAYS, Patients, largest, on_both_sides, tell
+from wdm_cli.engine.data.patients import MANIFEST, RULE, WAYS, Patients, largest, on_both_sides, tell
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.files import write_json
 
@@ -80,6 +80,7 @@ def _too_few(patients: Patients) -> DataError:
     name, _ = largest(patients.of)
     how = {
         MANIFEST: f"{MANIFEST} states this one, as it does where an anonymiser gave a whole archive one PatientID",
+        RULE: "by their names they are taken for one",
         "pattern": "--patient finds this one in every path",
         "table": "the table of --patients names this one for every case",
     }
