@@ -61,11 +61,17 @@ NAMES = {
     "PPMI_3102_MR_MPRAGE": "PPMI_3102",
     "patient001_frame01": "patient001",
     "Pat12_visit2": "Pat12",
+    "sub01/T1": "sub01",
+    "ACDC/database/training/patient001/patient001_4d": "patient001",
+    "BRATS_001_0001": "BRATS_001",
     "PatientID_0003/Timepoint_1/t1": "PatientID_0003",
     # names that state no patient, or only seem to
     "case_003_0000": "",
     "P001_s0001": "",
     "P1/study_0001": "",
+    "P1_sub2": "",
+    "P1/sub2/scan": "",
+    "P1_patient": "",
     "subset0/1.3.6.1.4.1.14519.5.2.1.6279.6001.105756658031515062000744821260": "",
     "file1000001": "",
     "file_brain_AXT2_200_2000019": "",
@@ -176,7 +182,7 @@ def test_a_table_of_participants_finds_them_in_the_paths(tmp_path: Path) -> None
 )
 def test_tables_that_leave_doubt(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(DataError, match="t.csv") as caught:
+    with pytest.raises(DataError, match=r"t\.csv") as caught:
         tell(inventory(tmp_path, "A/x1", "A/x2", "B/x1"), table=tmp_path / "t.csv")
     assert words in caught.value.what
     with pytest.raises(DataError, match="cannot be read as a table"):

@@ -50,12 +50,13 @@ LAYOUTS = tuple(
         r"(PPMI_\d+|AIBL_\d+)(?=_)",
         r"(\d{6})(?=/[^/]*NLST)",
         rf"{HEAD}(CC\d{{4}})(?=_)",  # Calgary-Campinas
-        rf"{HEAD}(study_\d{{4}})(?!\d)",  # MosMedData
+        r"CT-\d/(study_\d{4})(?!\d)",  # MosMedData
         rf"{HEAD}(\d{{7}})(?=_20\d{{3}}_\d+_\d+)",  # UK Biobank: then field, visit, number
         rf"{HEAD}(\d{{5}})(?=_\d{{7}}(?:_|/|$))",  # PI-CAI: then the study
         rf"{HEAD}(?:[^/]+/)*((?:train|valid)_\d+)(?=_[a-z]_\d)",  # CT-RATE: then scan and reconstruction
-        r"((?:patient|patientid|pat|sub|subj|subject|participant)[_-]?\d+)",
-        rf"{HEAD}((?:BRATS|la|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)_\d{{1,3}})(?=/|$|_0000)",
+        r"(?<![^/])((?:patient|patientid|subject|participant)[_-]?\d+)",
+        rf"{HEAD}((?:pat|subj?)[_-]?\d+)",  # further below it may be a part of a patient
+        rf"{HEAD}((?:BRATS|la|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)_\d{{1,3}})(?=/|$|_00[01]\d)",
         rf"{HEAD}((?:case_\d{{5}}|amos_\d{{4}})(?!\d)|BDMAP_\d{{8}})",  # KiTS, AMOS, AbdomenAtlas
         rf"{HEAD}(s\d{{4}})(?=/|$)",  # TotalSegmentator
     )

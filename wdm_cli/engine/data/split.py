@@ -102,6 +102,8 @@ def read_split(path: Path) -> Split:
     Raises:
         DataError: it is no split, or a case or a patient stands on both sides.
     """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file", hint="`wdm split DIR --val 0.1` makes one")
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
         train, val = (tuple(map(str, values[part])) for part in ("train", "val"))
