@@ -201,3 +201,17 @@ def test_a_list_that_is_unclear_or_splits_a_patient(tmp_path: Path) -> None:
     (data / "split.json").write_text(json.dumps({"seed": 0, "share": 0.1, "train": ["q"], "val": ["r"]}))
     with pytest.raises(DataError, match="none of its 2 cases is in"):
         divide(open_folder(tmp_path / "other"), data / "split.json")
+
+
+def test_preprocessing_flattens_folders_but_keeps_whose_the_files_are(tmp_path: Path) -> None:
+    """A folder's name may be a patient's: the manifest has a code of it, and the split still says that it guessed."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    people = ("Zaphodine", "Trillian", "Marvin", "Arthur")
+    fill(source, *(f"{who}/{scan}{n}" for n, who in enumerate(people) for scan in ("early", "late")))
+    fine(wdm("preprocess", "nifti", "--data-dir", source, "--out", out))
+    assert not any(who in (out / "manifest.jsonl").read_text() for who in people)
+    result = fine(wdm("split", out, "--val", 0.5))
+    assert "warning: patients are not stated by 8 of 8 cases; guessed: 4 patients, e.g. guess-" in result.err
+    drawn = read_split(out / "split.json")
+    assert not {case[-1] for case in drawn.train} & {case[-1] for case in drawn.val}
+    assert (len(drawn.train), len(drawn.val)) == (4, 4)

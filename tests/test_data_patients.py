@@ -102,6 +102,7 @@ def test_patients_in_names(name: str, patient: str) -> None:
         ("a1/x{p}/scan_{s}", 5, 2),
         ("T{s}/P{p}", 5, 2),  # a folder a contrast
         ("P{p}_visit{s}_scan.nii.gz_-1a2b3c4{s}", 5, 2),  # as `preprocess nifti` flattens it
+        ("P_{p}_visit_{s}-1a2b3c4{s}", 5, 2),  # as it names files with blanks
     ],
 )
 def test_the_general_rule_takes_scans_of_one_patient_together(pattern: str, patients: int, scans: int) -> None:

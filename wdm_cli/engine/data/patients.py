@@ -6,6 +6,7 @@ model be judged on anatomy that it has seen. Whatever is uncertain is therefore 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -19,6 +20,7 @@ from wdm_cli.engine.errors import ConfigError, DataError
 
 MANIFEST, LAYOUT, RULE = "manifest.jsonl", "names of a known data set", "general rule"
 WAYS = "--patient REGEX takes the patient from the paths, --patients TABLE from a CSV or TSV file"
+CODE = "guess-"  # what the manifest calls a patient who was guessed
 MANY = 20  # cases a folder on average; a folder of more is a group (a site, a scanner), no patient
 
 HEAD = r"^(?:[^/]*(?:data|image|train|test|val|task|totalseg|kits|amos|mosmed|ct-\d)[^/]*/)*"  # folders above patients
@@ -88,6 +90,7 @@ ENDS = tuple(
 )
 NUMBER = re.compile(r"(.*[A-Za-z0-9])[_\-. ]+(\d{1,4})")
 UID = re.compile(r"[\d.]{20,}")
+HASH = re.compile(r"(?=.*_)(.*?)_?-(?=\d*[a-f])[0-9a-f]{8}")  # what `safe_name` adds where it changed something
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,21 @@ def tell(inventory: Inventory, pattern: str = "", table: Path | None = None) -> 
     guessed = guess({name: path for name, path in paths.items() if name not in stated and name not in known})
     spelling: dict[str, str] = {}
     of = {name: spelling.setdefault(p.casefold(), p) for name, p in {**stated, **known, **guessed}.items()}
-    told = {way: len(cases) for way, cases in ((MANIFEST, stated), (LAYOUT, known), (RULE, guessed)) if cases}
-    return Patients({name: of[name] for name in paths}, told, tuple(guessed))
+    unsure = tuple(name for name in paths if name in guessed or of[name].startswith(CODE))
+    counts = {MANIFEST: len(stated) + len(guessed) - len(unsure), LAYOUT: len(known), RULE: len(unsure)}
+    return Patients({name: of[name] for name in paths}, {way: count for way, count in counts.items() if count}, unsure)
+
+
+def codes(inventory: Inventory) -> dict[str, str]:
+    """Case -> patient for a manifest: as a known data set names him; of a guess a code, as folders may be named after
+    people."""
+    told = tell(inventory)
+    return {
+        name: CODE + hashlib.sha256(patient.encode(errors="surrogateescape")).hexdigest()[:12]
+        if name in told.guessed and not patient.startswith(CODE)
+        else patient
+        for name, patient in told.of.items()
+    }
 
 
 def by_pattern(paths: Mapping[str, str], pattern: str) -> dict[str, str]:
@@ -248,6 +264,8 @@ def _without_words(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _strip(name: str, end: re.Pattern[str]) -> str:
+    if hashed := HASH.fullmatch(name):
+        name = hashed[1]
     while not UID.fullmatch(name) and (match := end.search(name)):
         name = name[: match.start()]
     return name

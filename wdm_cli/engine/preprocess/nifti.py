@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from wdm_cli.engine.data.brats import CONTRASTS, NAME
-from wdm_cli.engine.data.inventory import Case, named, stem, walk
-from wdm_cli.engine.data.patients import recognise
+from wdm_cli.engine.data.inventory import Case, Inventory, named, stem, walk
+from wdm_cli.engine.data.patients import codes
 from wdm_cli.engine.data.transforms import AIR
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import safe_name
@@ -34,11 +34,11 @@ class FileJob:
     output: str
     where: str
     source: str
+    patient: str
     target: Target
     repairs: tuple[str, ...] = ()
 
     files = property(lambda self: [self.path])
-    patient = property(lambda self: recognise(self.where))
 
     def prepare(self) -> Prepared:
         try:
@@ -87,7 +87,8 @@ def plan_nifti(folder: Path, target: Target) -> Plan:
     files += [path for path, _ in ignored if path.suffix.lower() in SUFFIXES]
     ignored = [(path, reason) for path, reason in ignored if path.suffix.lower() not in SUFFIXES]
     cases = named([(_stem(path), path) for path in sorted(files)], folder)
-    jobs = [_job(case, f"{case.name}.nii.gz", folder, target) for case in cases]
+    whose = codes(Inventory(folder, cases))
+    jobs = [_job(case, f"{case.name}.nii.gz", folder, target, whose) for case in cases]
     return _plan("nifti", jobs, ignored, folder, target, "NIfTI, NRRD or MetaImage files")
 
 
@@ -107,7 +108,8 @@ def plan_brats(folder: Path, target: Target) -> Plan:
         else:
             found.append((match["case"], CONTRASTS.get(kind, kind), path))
     cases = named(_brats_names(found, folder, ignored), folder)
-    jobs = [_job(case, f"{case.name.rpartition('-')[0]}/{case.name}.nii.gz", folder, target) for case in cases]
+    whose = codes(Inventory(folder, cases))
+    jobs = [_job(case, f"{case.name.rpartition('-')[0]}/{case.name}.nii.gz", folder, target, whose) for case in cases]
     return _plan("brats", jobs, ignored, folder, target, "files named CASE-t1n.nii.gz, CASE_flair.nii.gz, …")
 
 
@@ -129,10 +131,10 @@ def _brats_names(
     return list(names.items())
 
 
-def _job(case: Case, output: str, folder: Path, target: Target) -> FileJob:
+def _job(case: Case, output: str, folder: Path, target: Target, whose: dict[str, str]) -> FileJob:
     where = str(case.path.relative_to(folder))
     source = hashlib.sha256(f"{where} {case.path.stat().st_size}".encode(errors="surrogateescape")).hexdigest()[:16]
-    return FileJob(case.path, case.name, output, where, source, target)
+    return FileJob(case.path, case.name, output, where, source, whose[case.name], target)
 
 
 def _plan(
