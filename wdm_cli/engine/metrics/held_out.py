@@ -108,7 +108,7 @@ def _by_split(
         raise DataError(
             f"{path}: none of its {len(listed)} cases is in {inventories[0].root}, e.g. {min(listed, default='')}",
             why="held-out cases are taken from --real by the names that the data set gives them",
-            hint="give the folder and the --preset (data.kind) that the split was made of",
+            hint="--real is the folder that the split was made of; its data set (data.kind) the same",
         )
     fitting = [item for item, count in zip(inventories, overlap, strict=True) if 2 * count > len(item.cases)]
     fitting = fitting or [inventories[overlap.index(max(overlap))]]
