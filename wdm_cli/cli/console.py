@@ -13,7 +13,8 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
-from wdm_cli.engine.errors import ConfigError, NonFiniteError, PeerError, Stopped, WdmError
+from wdm_cli.cli import streams
+from wdm_cli.engine.errors import ConfigError, NonFiniteError, PeerError, ResourceError, Stopped, WdmError
 
 SAID_BY_THE_FIRST = (ConfigError, NonFiniteError, PeerError, Stopped)  # all processes of a training raise these alike
 LINE_INTERVAL = 60.0  # seconds between progress lines where there is no terminal
@@ -36,18 +37,14 @@ def answer_json(value: Any) -> None:
 
 
 def _write(text: str, stream: TextIO) -> None:
-    """A reader that has gone (`wdm … | head`, a closed terminal) is no reason to end the work."""
-    try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    print(text, file=stream, flush=True)
 
 
 def urgent(text: str) -> None:
     """A note from a signal handler: past the buffers, in which the interrupted code may be writing."""
     if Verbosity.level >= 0:
         with contextlib.suppress(OSError):
-            os.write(2, f"\n{text}\n".encode())
+            os.write(2, f"\n{text}\n".encode(sys.stderr.encoding or "utf-8", streams.PLAIN))
 
 
 def note(text: str) -> None:
@@ -202,8 +199,22 @@ def fail(error: WdmError) -> NoReturn:
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run the whole command line with errors shown; an int it returns is the exit code."""
+    """Run the whole command line with errors shown; an int it returns is the exit code.
+
+    Where the answer cannot be written the work is done all the same, and said in the end.
+    """
     with errors_shown():
-        code = command()
+        try:
+            code = command()
+        except (WdmError, typer.TyperException):  # the latter after a help
+            if failure := streams.lost():  # the exit code is the error's
+                warn(f"cannot write to standard output: {failure.strerror}; the answer is incomplete")
+            raise
         if isinstance(code, int) and code:
             raise SystemExit(code)
+        if failure := streams.lost():
+            raise ResourceError(
+                f"cannot write to standard output: {failure.strerror}",
+                why="the work is done, but its answer did not arrive",
+                hint="the same command with its output sent to a file on a disk with space, or to a terminal",
+            )

@@ -20,6 +20,7 @@ from wdm_cli.cli import (
     report,
     sample,
     split,
+    streams,
     train,
     verify,
     weights,
@@ -82,4 +83,5 @@ def _native_wanted(word: str) -> bool:
 
 def main() -> None:
     """Entry point of the `wdm` script."""
+    streams.harden()
     console.run(lambda: app(standalone_mode=False))
