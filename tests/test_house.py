@@ -164,6 +164,21 @@ def test_nothing_can_run_code_from_data() -> None:
         assert not bare, f"{name}: bare except in lines {bare}"
 
 
+def test_text_is_read_and_written_as_utf8_whatever_the_locale() -> None:
+    """By `read_text` and `write_text` of files.py; what is opened otherwise is bytes, or names its encoding."""
+    others = {"os.open", "Image.open", "folder.open"}  # not Path.open
+    for name, tree in TREES.items():
+        for call in calls(tree):
+            function, place = dotted(call.func), f"{name}:{call.lineno}"
+            given = {keyword.arg for keyword in call.keywords}
+            assert not {"text", "universal_newlines"} & given, f"{place}: text=True takes the locale's encoding"
+            if isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text"):
+                assert "encoding" in given, f"{place}: files.py has one that drops byte order marks"
+            elif function.rpartition(".")[2] == "open" and function not in others:
+                mode = ast.unparse(call.args[0]) if call.args else ""
+                assert "b" in mode or "encoding" in given, f"{place}: text without an encoding"
+
+
 def test_trees_are_removed_in_one_place_only() -> None:
     users = {name for name, tree in TREES.items() for call in calls(tree) if dotted(call.func) == "shutil.rmtree"}
     assert users <= {"engine/files.py"}

@@ -19,6 +19,7 @@ from typing import Any
 
 from wdm_cli.engine.data.prepared import stated
 from wdm_cli.engine.errors import ConfigError
+from wdm_cli.engine.files import read_text
 from wdm_cli.engine.preset import TABLES, Preset, did_you_mean, from_dict, table_class
 
 MAX_CONFIG_BYTES = 2**20
@@ -165,7 +166,7 @@ def read_toml(path: Path) -> Tables:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than 1 MiB, which is no configuration file")
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError:

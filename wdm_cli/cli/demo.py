@@ -43,7 +43,7 @@ def demo(
     source = find_source(out / "run", None, None)
     assert source.preset is not None
     about = out / "samples" / "run.json"
-    stale = about.exists() and source.sha256 not in about.read_text(encoding="utf-8")  # of a demo with other --steps
+    stale = about.exists() and source.sha256.encode() not in about.read_bytes()  # of a demo with other --steps
     sample_into(out / "samples", source, source.preset, SAMPLES, seed=0, batch_size=SAMPLES, ema=True,
                 precision="float32", device=chosen, overwrite=stale)  # fmt: skip
     console.note("4/4  scores, picture and report")

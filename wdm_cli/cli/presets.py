@@ -31,8 +31,9 @@ def list_presets(as_json: JsonOption = False) -> None:
 def show(name: Name) -> None:
     """A preset's file, as TOML."""
     from wdm_cli.config import preset_path
+    from wdm_cli.engine.files import read_text
 
-    console.answer(preset_path(name).read_text(encoding="utf-8").rstrip())
+    console.answer(read_text(preset_path(name)).rstrip())
 
 
 @app.command()

@@ -98,7 +98,7 @@ def report(
     write_text(path, page.text)
     if run is not None and page.memorization is not None and beside is not None and run.trained_on(beside.root):
         tell_card(run.folder, page.memorization, samples.about.get("step") if samples else None)
-    console.note(f"{len(page.text.encode()) / 1e6:.1f} MB; open it in a browser, it needs no network")
+    console.note(f"{path.stat().st_size / 1e6:.1f} MB; open it in a browser, it needs no network")
     console.answer(str(path))
 
 

@@ -68,7 +68,7 @@ def read_steps(path: Path) -> dict[str, Any]:
         DataError: the file is something else, or holds no scores yet.
     """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_bytes())
         charts = of_steps(scored_cells(results))
         _ = results["of"]["preset"]["name"], results["of"]["training_step"]  # what a report says of them
     except OSError as error:

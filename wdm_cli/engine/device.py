@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from wdm_cli.engine.diffusion import Denoiser
 from wdm_cli.engine.errors import ConfigError, OutOfMemoryError, ResourceError
+from wdm_cli.engine.files import read_text
 
 Precision = Literal["float32", "bf16"]
 ROOMY = 2.5  # times the peak that must be free: a process that keeps what it frees was seen at 1.8 times
@@ -88,8 +90,7 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        with open("/proc/meminfo") as file:  # noqa: PTH123
-            fields = dict(line.split(":", 1) for line in file)
+        fields = dict(line.split(":", 1) for line in read_text(Path("/proc/meminfo")).splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -6,10 +6,12 @@ system), flushed to disk and renamed, so a final name never holds part of a file
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
@@ -63,7 +65,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("wb")
     except OSError as error:
         raise write_error(folder, error) from error
     with file:
@@ -95,13 +97,31 @@ def _reserve(temporary: Path) -> None:
                 raise
 
 
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Text in UTF-8, whatever the locale; line ends become \\n.
+
+    A byte order mark, which editors and shells of Windows put before a text, is no part of it; that of UTF-16 says
+    that the text is UTF-16.
+
+    Args:
+        errors: what to do about other bytes, as for bytes.decode.
+
+    Raises:
+        OSError, UnicodeDecodeError.
+    """
+    data = path.read_bytes()
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return io.TextIOWrapper(io.BytesIO(data), "utf-16" if utf16 else "utf-8-sig", errors).read()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     with atomic_publish(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    """Text in UTF-8; the bytes of a file name that is none stand as escapes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -186,7 +206,7 @@ def safe_name(text: str, *, limit: int = 64) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".-")
     if name == text and 0 < len(name) <= limit:
         return name
-    return f"{name[: limit - 9] or 'case'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{name[: limit - 9] or 'case'}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def _sync_folder(folder: Path) -> None:

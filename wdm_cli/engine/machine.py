@@ -9,7 +9,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from wdm_cli.engine.files import existing_parent
+from wdm_cli.engine.files import existing_parent, read_text
 
 CPUINFO = Path("/proc/cpuinfo")
 MOUNTS = Path("/proc/self/mounts")
@@ -21,7 +21,7 @@ BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512", "bf16": "Arm"}
 def cpuinfo() -> dict[str, str]:
     """The first processor's lines of /proc/cpuinfo, names in lower case; empty where there is none."""
     try:
-        lines = CPUINFO.read_text(errors="replace").partition("\n\n")[0].splitlines()
+        lines = read_text(CPUINFO, "replace").partition("\n\n")[0].splitlines()
     except OSError:
         return {}
     return {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -50,7 +50,7 @@ def _quota() -> int:
     old = CGROUP / "cpu"
     for files in ([CGROUP / "cpu.max"], [old / "cpu.cfs_quota_us", old / "cpu.cfs_period_us"]):
         try:
-            quota, period = (float(number) for file in files for number in file.read_text().split())
+            quota, period = (float(number) for file in files for number in read_text(file).split())
         except (OSError, ValueError):  # no such group, or "max"
             continue
         if quota > 0 and period > 0:
@@ -67,7 +67,7 @@ def file_system(path: Path) -> str:
     """The type of the file system that `path` lies, or will lie, on (ext4, nfs4, lustre, …); "" if unknown."""
     place, best = existing_parent(path).resolve(), ("", "")
     try:
-        mounts = [line.split() for line in MOUNTS.read_text(errors="replace").splitlines()]
+        mounts = [line.split() for line in read_text(MOUNTS, "replace").splitlines()]
     except OSError:
         return ""
     for _, folder, kind, *_ in mounts:

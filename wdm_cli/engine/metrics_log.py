@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wdm_cli.engine.errors import DataError, ResourceError
-from wdm_cli.engine.files import write_error, write_text
+from wdm_cli.engine.files import read_text, write_error, write_text
 from wdm_cli.engine.train import TrainStep
 
 BANDS = ("LLL", "LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH")
@@ -27,11 +27,10 @@ def read_metrics(path: Path) -> dict[str, NDArray[np.float64]]:
     """
     rows: list[list[float]] = []
     try:
-        with path.open(newline="", errors="replace") as file:
-            for cells in csv.reader(file):
-                with contextlib.suppress(ValueError):  # half a line
-                    if len(cells) == len(COLUMNS) and cells[0].isdecimal():
-                        rows.append([float(cell) for cell in cells])
+        for cells in csv.reader(read_text(path, "replace").splitlines()):
+            with contextlib.suppress(ValueError):  # half a line
+                if len(cells) == len(COLUMNS) and cells[0].isdecimal():
+                    rows.append([float(cell) for cell in cells])
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -50,7 +49,7 @@ class MetricsLog:
     def __enter__(self) -> MetricsLog:
         try:
             new = not self.path.exists()
-            self.file = self.path.open("a", newline="")
+            self.file = self.path.open("a", newline="", encoding="utf-8")
         except OSError as error:
             raise write_error(self.path, error) from error
         self.writer = csv.writer(self.file)
@@ -104,8 +103,8 @@ def truncate_metrics(path: Path, step: int) -> None:
     """Drop the rows beyond `step`, whose steps will be taken again, and what a kill left half written."""
     if not path.exists():
         return
-    with path.open(newline="", errors="replace") as file:
-        rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdecimal()]
+    lines = csv.reader(read_text(path, "replace").splitlines())
+    rows = [row for row in lines if len(row) == len(COLUMNS) and row[0].isdecimal()]
     text = io.StringIO()
     csv.writer(text).writerows([COLUMNS, *(row for row in rows if int(row[0]) <= step)])
     write_text(path, text.getvalue())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wdm_cli.engine.errors import DataError
-from wdm_cli.engine.files import write_text
+from wdm_cli.engine.files import read_text, write_text
 from wdm_cli.engine.metrics.report import read_report
 from wdm_cli.engine.report import methods
 from wdm_cli.engine.report.story import Run, read_run
@@ -61,7 +61,7 @@ def write_card(folder: Path) -> bool:
     """
     path = folder / NAME
     try:
-        if path.exists() and not _is_ours(path.read_text(encoding="utf-8", errors="replace")):
+        if path.exists() and not _is_ours(read_text(path, "replace")):
             return False
     except OSError:  # a folder of that name, or not ours to read
         return False

@@ -10,6 +10,7 @@ from typing import Any
 
 from wdm_cli import __version__
 from wdm_cli.engine import native
+from wdm_cli.engine.files import read_text
 from wdm_cli.engine.machine import processor
 
 LIBRARIES = ("torch", "numpy", "nibabel", "pydantic", "PyWavelets", "SimpleITK", "pydicom", "safetensors", "pillow")
@@ -31,11 +32,11 @@ def commit(root: Path = Path(__file__).parents[2]) -> str | None:
     git = root / ".git"
     try:
         if git.is_file():  # a worktree: the file names the folder
-            git = root / git.read_text().removeprefix("gitdir:").strip()
-        head = (git / "HEAD").read_text().strip()
+            git = root / read_text(git).removeprefix("gitdir:").strip()
+        head = read_text(git / "HEAD").strip()
         if not head.startswith("ref: "):
             return head
-        shared = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
+        shared = git / read_text(git / "commondir").strip() if (git / "commondir").is_file() else git
         return _of_branch(shared, head.removeprefix("ref: "))
     except OSError:
         return None
@@ -44,8 +45,8 @@ def commit(root: Path = Path(__file__).parents[2]) -> str | None:
 def _of_branch(git: Path, name: str) -> str | None:
     """The commit of a branch, from its own file or from the list that `git gc` packs them into."""
     if (git / name).is_file():
-        return (git / name).read_text().strip()
-    packed = (line.split() for line in (git / "packed-refs").read_text().splitlines())
+        return read_text(git / name).strip()
+    packed = (line.split() for line in read_text(git / "packed-refs").splitlines())
     return next((words[0] for words in packed if words[1:] == [name]), None)
 
 

@@ -21,7 +21,7 @@ from wdm_cli.engine.claims import Claims
 from wdm_cli.engine.data.transforms import to_window
 from wdm_cli.engine.data.volume import Affine, Volume, write_nifti
 from wdm_cli.engine.errors import ConfigError, DataError, ResourceError
-from wdm_cli.engine.files import remove_partial, write_error, write_json, write_text
+from wdm_cli.engine.files import read_text, remove_partial, write_error, write_json, write_text
 from wdm_cli.engine.generate import Sample
 from wdm_cli.engine.picture import Group, mosaic, save_png
 from wdm_cli.engine.preset import Preset
@@ -172,14 +172,14 @@ class SampleFolder:
         path = self.folder / "samples.csv"
         if not path.exists():
             return []
-        with path.open(newline="") as file:
-            return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+        rows = csv.DictReader(read_text(path, "replace").splitlines())
+        return [row for row in rows if None not in row.values() and None not in row]
 
     def _append(self, row: Row) -> None:
         path = self.folder / "samples.csv"
         try:
             new = not path.exists()
-            with path.open("a", newline="") as file:
+            with path.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, list(asdict(row)))
                 if new:
                     writer.writeheader()

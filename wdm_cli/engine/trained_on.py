@@ -11,7 +11,10 @@ from typing import Any
 
 def fingerprint(names: Sequence[str]) -> dict[str, Any]:
     """What a run's data are: how many cases, and a hash over their names in order."""
-    return {"cases": len(names), "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+    return {
+        "cases": len(names),
+        "names_sha256": hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest(),
+    }
 
 
 def other_cases(samples: Path, names: Sequence[str]) -> str:
@@ -35,7 +38,7 @@ def other_cases(samples: Path, names: Sequence[str]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A run.json; empty where there is none. Whether it is sound is judged where it is needed."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

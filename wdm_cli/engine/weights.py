@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wdm_cli.engine.errors import ConfigError, ResourceError
-from wdm_cli.engine.files import PARTIAL, require_space, sha256_file, write_error, write_text
+from wdm_cli.engine.files import PARTIAL, read_text, require_space, sha256_file, write_error, write_text
 from wdm_cli.engine.metrics.metric import Progress, Steps
 from wdm_cli.engine.preset import did_you_mean
 
@@ -95,7 +95,7 @@ def verify(release: Release, folder: Path) -> str:
     if not path.is_file():
         raise ResourceError(f"{release.name} is not here", hint=f"wdm weights get {release.name}")
     found = sha256_file(path)
-    expected = release.sha256 or (pin_of(path).read_text().strip() if pin_of(path).exists() else found)
+    expected = release.sha256 or (read_text(pin_of(path)).strip() if pin_of(path).exists() else found)
     if found != expected:
         raise ResourceError(
             f"{path}: sha256 {found}, expected {expected}",

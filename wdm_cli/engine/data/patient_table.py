@@ -10,6 +10,7 @@ from pathlib import Path
 from wdm_cli.engine.data.inventory import Inventory
 from wdm_cli.engine.data.names import below, index, tidy
 from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.files import read_text
 
 PATIENT_COLUMNS = ("participant_id", "patient_id", "patient", "participant", "subject_id", "subject", "ptid", "sub")
 CASE_COLUMNS = ("case", "case_id", "file", "filename", "file_name", "path", "filepath", "image", "image_id", "scan",
@@ -44,7 +45,7 @@ def by_table(inventory: Inventory, path: Path) -> tuple[dict[str, str], tuple[st
 def read_table(path: Path) -> tuple[list[Row], bool]:
     """(case or "", patient) of every row, and whether the table has a column of cases; raises as `by_table` does."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "surrogateescape").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--patients {path}: cannot be read as a table: {error}") from error
     header = lines[0] if lines else ""

@@ -62,7 +62,9 @@ def split(patients: Patients, share: float, seed: int = 0) -> Split:
         members[patient].append(case)
     if len(members) < 2:
         raise _too_few(patients)
-    drawn = sorted(members, key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
+    drawn = sorted(
+        members, key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode(errors="surrogateescape")).digest()
+    )
     count = min(max(1, round(share * len(drawn))), len(drawn) - 1)
     val = {case for patient in drawn[:count] for case in members[patient]}
     train = {case for patient in drawn[count:] for case in members[patient]}
@@ -105,7 +107,7 @@ def read_split(path: Path) -> Split:
     if not path.is_file():
         raise DataError(f"{path}: no such file", hint="`wdm split DIR --val 0.1` makes one")
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(path.read_bytes())
         train, val = (tuple(map(str, values[part])) for part in ("train", "val"))
         patients = {str(case): str(who) for case, who in values.get("patients", {}).items()}
         found = Split(int(values["seed"]), float(values["share"]), train, val, dict(values.get("told", {})), patients)

@@ -17,6 +17,7 @@ from wdm_cli.engine.data.names import index, tidy
 from wdm_cli.engine.data.patients import on_both_sides, tell
 from wdm_cli.engine.data.split import Split, read_split, sides
 from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.files import read_text
 from wdm_cli.engine.metrics.volumes import Volumes, open_dataset, open_folder
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
@@ -128,7 +129,7 @@ def _by_split(
 def _by_list(inventories: list[Inventory], root: Path, path: Path) -> set[Path]:
     """The files that a text file names."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "surrogateescape").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path} as a list of file names: {error}") from error
     known: dict[str, set[Path]] = defaultdict(set)

@@ -161,7 +161,7 @@ def nth_pair(index: int) -> Pair:
 def read_values(path: Path, count: int) -> list[float]:
     """Kept values, or nothing if there are none or the file is damaged."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return []
     usable = isinstance(values, list) and len(values) == count and all(isinstance(v, float) for v in values)

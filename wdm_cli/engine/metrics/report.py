@@ -74,7 +74,7 @@ def read_report(path: Path) -> Report:
         DataError: there is none, or it is something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
         if content.get("format") != FORMAT:
             raise DataError(f"{path}: not a result of `wdm eval` (format {content.get('format')!r})")
         scores = tuple(Score(**score) for score in content["scores"])

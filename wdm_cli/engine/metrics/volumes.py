@@ -171,7 +171,7 @@ def recorded_intensity(root: Path) -> Intensity | None:
     if not path.is_file():
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))["preset"]["data"]
+        data = json.loads(path.read_bytes())["preset"]["data"]
         low, high = data.get("window", Intensity.window)
         return Intensity(data["intensity"], (float(low), float(high)))
     except (ValueError, KeyError, TypeError) as error:

@@ -141,7 +141,12 @@ def build(path: Path, options: tuple[str, ...]) -> None:
 
 def _run(*command: str) -> None:
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
     ) as process:
         try:
             _, said = process.communicate(timeout=TIMEOUT)
@@ -171,8 +176,8 @@ def _options() -> tuple[str, ...]:
 
 
 def _fingerprint(options: tuple[str, ...]) -> str:
-    parts = (platform.machine(), *COMPILE, *options, SOURCE.read_text())
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    parts = (platform.machine(), *COMPILE, *options)
+    return hashlib.sha256("\0".join(parts).encode() + b"\0" + SOURCE.read_bytes()).hexdigest()[:16]
 
 
 def _load(path: Path) -> State:

@@ -135,7 +135,7 @@ def open_folder(out: Path, protocol: dict[str, Any]) -> None:
 
 def _protocol(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text()).get("protocol", {})
+        found = json.loads(path.read_bytes()).get("protocol", {})
     except (OSError, ValueError, AttributeError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -73,7 +73,7 @@ def _html(draft: Draft, run: Run | None, samples: Samples | None, real: Volumes 
     tail = ""
     if samples is not None and draft.settings.viewer:
         values = look.unit_range(samples.volumes.intensity)
-        note, tail = _viewer(draft, values[:2], taken=len(body.encode()))
+        note, tail = _viewer(draft, values[:2], taken=len(body.encode(errors="backslashreplace")))
         body += page.paragraph(note, "note")
     return page.document(f"wdm report: {name}", body, viewer.asset("page.css"), tail)
 

@@ -115,7 +115,7 @@ def read_samples(folder: Path, intensity: Intensity | None = None) -> Samples:
 def _about(folder: Path) -> tuple[dict[str, Any], Preset | None]:
     path = folder / "run.json"
     try:
-        about = dict(json.loads(path.read_text(encoding="utf-8")))
+        about = dict(json.loads(path.read_bytes()))
         if wrong := [key for key, kind in KINDS.items() if not isinstance(about.get(key, kind()), kind)]:
             raise ValueError(f"{wrong[0]} is no {KINDS[wrong[0]].__name__}")
     except OSError as error:
