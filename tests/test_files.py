@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import stat
@@ -17,10 +18,11 @@ from small import small, trainer
 
 from wdm_cli.engine import files
 from wdm_cli.engine.checkpoint import read, save
-from wdm_cli.engine.errors import ResourceError
+from wdm_cli.engine.errors import DataError, ResourceError
 from wdm_cli.engine.files import (
     atomic_publish,
     locked,
+    read_text,
     require_space,
     safe_name,
     write_array,
@@ -210,3 +212,24 @@ def test_arrays_without_plain_numbers_are_refused_before_anything_is_written(arr
     with pytest.raises(TypeError, match=re.escape(f"a.npy: an array of {array.dtype} cannot be written")):
         write_array(tmp_path / "a.npy", array)
     assert not list(tmp_path.iterdir())
+
+
+def test_text_is_read_without_a_mark_and_with_any_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for before, ends in itertools.product([b"", b"\xef\xbb\xbf"], [b"\n", b"\r\n", b"\r"]):
+        path.write_bytes(before + "Köln".encode() + ends + b"b" + ends)
+        assert read_text(path) == "Köln\nb\n"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path.write_bytes("\ufeffa = 1".encode(encoding))
+        with pytest.raises(DataError, match=r"a\.txt: not UTF-8 text, but UTF-16"):
+            read_text(path, "replace")
+    path.write_bytes(b"\xfc")
+    assert read_text(path, "surrogateescape") == "\udcfc"
+    with pytest.raises(UnicodeDecodeError):
+        read_text(path)
+
+
+def test_a_file_name_that_is_no_text_can_be_written_about(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "\udcfcber")
+    assert (tmp_path / "a.txt").read_bytes() == b"\\udcfcber"
+    assert safe_name("\udcfcber") != safe_name("\udcfdber")

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from wdm_cli.engine.data.prepared import stated
-from wdm_cli.engine.errors import ConfigError
-from wdm_cli.engine.files import read_text
+from wdm_cli.engine.errors import ConfigError, DataError
+from wdm_cli.engine.files import printable, read_text
 from wdm_cli.engine.preset import TABLES, Preset, did_you_mean, from_dict, table_class
 
 MAX_CONFIG_BYTES = 2**20
@@ -63,7 +63,7 @@ def preset_names() -> list[str]:
 def preset_path(name_or_path: str) -> Path:
     """The file of a preset by name, or a user's own file by its path; ConfigError if there is none."""
     if name_or_path.endswith(".toml") or os.sep in name_or_path:
-        path = Path(name_or_path)
+        path = Path(expand_home(name_or_path))
         if not path.is_file():
             raise ConfigError(f"no preset file {path}", hint="`wdm presets list` shows the presets by name")
         return path
@@ -123,6 +123,8 @@ def _laid(layers: Iterable[tuple[str, Tables]]) -> tuple[Tables, dict[str, str]]
     sources: dict[str, str] = {}
     for source, tables in layers:
         _merge(merged, sources, copy.deepcopy(tables), source)
+    if isinstance(data := merged.get("data"), dict) and isinstance(data.get("dir"), str):
+        data["dir"] = expand_home(data["dir"])
     return merged, sources
 
 
@@ -157,6 +159,22 @@ def _told(folder: tuple[str, Tables], before: Tables, merged: Tables) -> tuple[t
     return tuple(notes), tuple(doubts)
 
 
+def expand_home(path: str) -> str:
+    """A path with the home folder in place of a leading ~ or ~user, which shells expand at the start of a word only.
+
+    Raises:
+        ConfigError: there is no such user, or no home.
+    """
+    whole = os.path.expanduser(path) if path.startswith("~") else path  # noqa: PTH111 — not before text that is none
+    if whole.startswith("~"):
+        raise ConfigError(
+            f"{path}: {path.partition(os.sep)[0]} is no home folder",
+            why="a path that begins with ~ is one below a user's home",
+            hint=f"./{path} is a file of that name in this folder",
+        )
+    return whole
+
+
 def read_toml(path: Path) -> Tables:
     """A TOML file as plain tables.
 
@@ -167,6 +185,8 @@ def read_toml(path: Path) -> Tables:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than 1 MiB, which is no configuration file")
         return tomllib.loads(read_text(path))
+    except DataError as error:
+        raise ConfigError(error.what, hint=error.hint) from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError:
@@ -191,6 +211,7 @@ def _toml_value(value: Any) -> str:
 
     if isinstance(value, list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
+    value = printable(value) if isinstance(value, str) else value
     return json.dumps(value, ensure_ascii=False)  # TOML agrees with JSON on text, numbers and booleans
 
 

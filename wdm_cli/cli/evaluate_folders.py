@@ -61,6 +61,7 @@ def open_held_out(held_out: Path | None, real: Volumes, fake: Path | None = None
 
 def open_extractor(weights: str | None, extractor: str | None, trust_code: bool, device: str, seed: int) -> Extractor:
     """The network whose features are compared: MedicalNet's, random, or the user's own."""
+    from wdm_cli.config import expand_home
     from wdm_cli.engine.errors import ConfigError
     from wdm_cli.engine.metrics.extractor import load_extractor, load_own_network
 
@@ -80,16 +81,17 @@ def open_extractor(weights: str | None, extractor: str | None, trust_code: bool,
             why="unlike weights, a TorchScript file or a Python function can do anything",
             hint="add --trust-code if you trust it",
         )
-    return load_own_network(extractor, device=device)
+    return load_own_network(expand_home(extractor), device=device)
 
 
 def weights_path(weights: str) -> str | Path:
     """The file of extractor weights: a path, or the name of released weights that were downloaded."""
     from wdm_cli.cli.weights import weights_folder
+    from wdm_cli.config import expand_home
     from wdm_cli.engine.errors import ResourceError
     from wdm_cli.engine.weights import path_of, registry
 
-    release = registry().get(weights)
+    release, weights = registry().get(weights), expand_home(weights)
     if weights == "random" or release is None or Path(weights).exists():
         return weights
     file = path_of(release, weights_folder())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +29,7 @@ from wdm_cli.cli import (
     weights,
 )
 from wdm_cli.cli.train_data import cache_folder
+from wdm_cli.config import expand_home
 from wdm_cli.engine import native
 from wdm_cli.engine.errors import ConfigError
 
@@ -52,6 +56,32 @@ app.command()(about.doctor)
 app.command()(about.cite)
 app.command("fid", hidden=True)(evaluate.fid)
 app.command("msssim", hidden=True)(evaluate.msssim)
+
+
+def _expand_homes(app: typer.Typer) -> None:
+    """Let every path among the parameters of every command begin with ~, which shells leave alone in --out=~/x."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        command.callback = _with_homes(command.callback)
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        _expand_homes(group.typer_instance)
+
+
+def _with_homes(command: Callable[..., Any]) -> Callable[..., Any]:
+    def at_home(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [at_home(item) for item in value]
+        return Path(expand_home(str(value))) if isinstance(value, Path) else value
+
+    @wraps(command)
+    def run(**parameters: Any) -> Any:
+        return command(**{name: at_home(value) for name, value in parameters.items()})
+
+    return run
+
+
+_expand_homes(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -79,11 +79,12 @@ def cache_folder() -> Path:
     Raises:
         ResourceError: there is neither.
     """
+    from wdm_cli.config import expand_home
     from wdm_cli.engine.errors import ResourceError
 
     if named := os.environ.get("WDM_CACHE_DIR"):
-        return Path(named)
+        return Path(expand_home(named))
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wdm"
+        return Path(expand_home(os.environ.get("XDG_CACHE_HOME", "")) or Path.home() / ".cache") / "wdm"
     except RuntimeError:  # an account without a home, as in some containers
         raise ResourceError("no home folder to keep caches in", hint="set WDM_CACHE_DIR to a folder") from None

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wdm_cli.engine.errors import ResourceError
+from wdm_cli.engine.errors import DataError, ResourceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,20 +98,26 @@ def _reserve(temporary: Path) -> None:
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Text in UTF-8, whatever the locale; line ends become \\n.
-
-    A byte order mark, which editors and shells of Windows put before a text, is no part of it; that of UTF-16 says
-    that the text is UTF-16.
+    """Text in UTF-8, whatever the locale; without the byte order mark that editors of Windows put before it.
 
     Args:
         errors: what to do about other bytes, as for bytes.decode.
 
+    Returns:
+        The text, line ends as \\n.
+
     Raises:
-        OSError, UnicodeDecodeError.
+        OSError, UnicodeDecodeError. DataError: it is UTF-16.
     """
     data = path.read_bytes()
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return io.TextIOWrapper(io.BytesIO(data), "utf-16" if utf16 else "utf-8-sig", errors).read()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: not UTF-8 text, but UTF-16", hint="save it as UTF-8")
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", errors).read()
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of the bytes of file names that are no UTF-8, which no text file can hold."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -120,8 +126,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Text in UTF-8; the bytes of a file name that is none stand as escapes."""
-    write_bytes(path, text.encode(errors="backslashreplace"))
+    write_bytes(path, printable(text).encode())
 
 
 def write_json(path: Path, value: Any) -> None:

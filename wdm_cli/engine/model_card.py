@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wdm_cli.engine.errors import DataError
-from wdm_cli.engine.files import read_text, write_text
+from wdm_cli.engine.files import printable, read_text, write_text
 from wdm_cli.engine.metrics.report import read_report
 from wdm_cli.engine.report import methods
 from wdm_cli.engine.report.story import Run, read_run
@@ -65,7 +65,7 @@ def write_card(folder: Path) -> bool:
             return False
     except OSError:  # a folder of that name, or not ours to read
         return False
-    text = card(read_run(folder))
+    text = printable(card(read_run(folder)))
     write_text(path, f"{text}\n{MARK}{_digest(text)} -->\n")
     return True
 
