@@ -10,17 +10,20 @@ from wdm_cli.cli.options import make_cpu_fast
 
 HEADROOM = 0.8  # of the free memory: the estimate is no promise, and a machine that swaps measures nothing
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from wdm_cli.config import Resolved
     from wdm_cli.engine.data.inventory import Inventory
 
 
-def show_dry_run(resolved: Resolved, device: torch.device, processes: int = 1) -> None:
+def show_dry_run(resolved: Resolved, run: Path, device: torch.device, processes: int = 1) -> None:
     """Configuration, data, parameters, memory and disk, and the time of two real steps if they fit.
 
     Of several processes one is shown, with its share of the batch and without the exchange of gradients.
     """
+    from wdm_cli.cli.train import check_space
     from wdm_cli.cli.train_data import find_cases
     from wdm_cli.engine import native
     from wdm_cli.engine.device import available_memory
@@ -56,6 +59,7 @@ def show_dry_run(resolved: Resolved, device: torch.device, processes: int = 1) -
         *measure(resolved, inventory, device, costs.training <= HEADROOM * free),
     ]
     console.table(("what", "value"), rows, title="Dry run")
+    check_space(run, resolved.preset)
 
 
 def measure(resolved: Resolved, inventory: Inventory, device: torch.device, fits: bool) -> list[tuple[str, str]]:

@@ -176,7 +176,7 @@ def headers(folder: Path) -> list[Slice | OtherFile]:
 def execute(make_plan: Callable[[], Plan], source: Path, out: Path, options: Run) -> None:
     """Plan, make every case, report; ends with the exit code the report deserves."""
     from wdm_cli.engine.errors import ConfigError, DataError
-    from wdm_cli.engine.preprocess import run, write_contact_sheet
+    from wdm_cli.engine.preprocess import run, space_for, write_contact_sheet
 
     if not source.is_dir():
         raise DataError(f"no folder {source}")
@@ -186,6 +186,8 @@ def execute(make_plan: Callable[[], Plan], source: Path, out: Path, options: Run
         raise ConfigError(f"--out {out}: lies in {source}", why="the source is never written to")
     plan = make_plan()
     console.note(f"{len(plan.jobs)} cases to make, {sum(e.verdict == 'skipped' for e in plan.settled)} skipped so far")
+    if short := space_for(plan, out):
+        console.warn(f"{short}; those that are finished are kept")
     entries: list[Entry] = []
     with console.Progress("cases", len(plan.jobs)) as progress:
         for entry in run(plan, out, workers=options.workers, strict=options.strict, overwrite=options.overwrite):

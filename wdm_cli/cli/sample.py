@@ -199,6 +199,8 @@ def sample_into(
     folder = sample_folder(out, source, settings, seed, ema and source.ema is not None, precision)
     missing = list(range(number)) if overwrite else folder.missing(number)
     network = None
+    if short := folder.space_for(len(missing)):
+        console.warn(f"{short}; those that are finished are kept")
     if missing:  # before the folder is touched: the weights may not fit
         network, _ = build_network(source, settings if source.preset is None else None, ema=ema)
         warn_of_differing_names(source, settings)

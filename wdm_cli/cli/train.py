@@ -93,7 +93,7 @@ def train(
         from wdm_cli.cli.dry_run import show_dry_run
 
         if not mine or mine.rank == 0:
-            show_dry_run(resolved, chosen, mine.world if mine else gpus)
+            show_dry_run(resolved, run, chosen, mine.world if mine else gpus)
     else:
         run_training(resolved, run, chosen, mine, workers=workers, log=log, max_hours=max_hours)
 
@@ -145,7 +145,7 @@ def prepare(
         refuse_other_settings(run, resolved.preset)
     inventory = find_cases(resolved)
     if ranks.main:
-        check_writable(run)
+        check_writable(run, resolved.preset)
     return open_volumes(resolved, inventory, workers, should_stop)
 
 
@@ -167,15 +167,26 @@ def refuse_other_settings(run: Path, preset: Preset) -> None:
         refuse_changes(run, from_dict(read_toml(stored), origin=str(stored)), preset)
 
 
-def check_writable(run: Path) -> None:
-    """Find out now, not at the first checkpoint, that the folder cannot be written."""
+def check_writable(run: Path, preset: Preset) -> None:
+    """Find out now, not at the first checkpoint, that the folder cannot be written or has no place for it."""
     from wdm_cli.engine.files import atomic_publish
 
-    with atomic_publish(run / ".writable") as probe:
-        probe.write_bytes(b"")
-    (run / ".writable").unlink()
-    with contextlib.suppress(OSError):  # a new folder: if the data are refused nothing is left behind
-        run.rmdir()
+    try:
+        with atomic_publish(run / ".writable") as probe:
+            probe.write_bytes(b"")
+        (run / ".writable").unlink()
+        check_space(run, preset)
+    finally:
+        with contextlib.suppress(OSError):  # a new folder: if the data are refused nothing is left behind
+            run.rmdir()
+
+
+def check_space(run: Path, preset: Preset) -> None:
+    """Refuse a training whose first checkpoint has no place; a warning where the later ones have none."""
+    from wdm_cli.engine.run import space_for_checkpoints
+
+    if short := space_for_checkpoints(run, preset):
+        console.warn(f"{short}; the training will end there, and continue once there is space")
 
 
 def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list[str]) -> None:

@@ -250,6 +250,7 @@ def export(path: Path, checkpoint: Checkpoint, preset: Preset, *, ema: bool = Tr
     """
     network, preset = build_network(checkpoint, preset if checkpoint.preset is None else None, ema=ema)
     state = {name: tensor.detach().float().contiguous() for name, tensor in network.state_dict().items()}
+    require_space(path, _tensor_bytes(state), hint="free some space, or choose another folder")
     if path.suffix == ".pt":
         with atomic_publish(path) as temporary:
             write_pt(temporary, OrderedDict(state))

@@ -17,6 +17,7 @@ from wdm_cli.engine.models.settings import NetworkSettings
 from wdm_cli.engine.preset import Preset
 
 FLOAT = 4  # bytes
+CHECKPOINT = 4  # weights, EMA and two moments of AdamW
 TRANSIENT = 4  # full-size tensors that a step works on at a time: gradients, workspaces of the convolutions
 WITHOUT_LOOPS = 6  # more of them, in float32, where PyTorch's own operations do what the compiled loops would
 TRANSIENT_AT_MOST = 8
@@ -53,8 +54,15 @@ def estimate(preset: Preset, *, loops: bool = True) -> Estimate:
     weights = count * FLOAT
     # weights, gradients, two moments of AdamW, EMA
     peak = 5 * weights + parts * (kept + TRANSIENT * largest + more) + int(LIBRARIES)
-    checkpoint = 4 * weights
+    checkpoint = CHECKPOINT * weights
     return Estimate(count, parts * kept, peak, checkpoint, (preset.train.keep + 1) * checkpoint)
+
+
+def checkpoint_bytes(preset: Preset) -> int:
+    """Bytes of a checkpoint of this network; at once, because nothing is computed."""
+    with torch.device("meta"):
+        network = preset.model.build()
+    return CHECKPOINT * FLOAT * sum(p.numel() for p in network.parameters())
 
 
 def _saved_bytes(network: Network, preset: Preset) -> tuple[int, int, int]:

@@ -156,6 +156,20 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 NO_SPACE = "free some space or choose another folder; finished files are kept, the same command continues"
+REFUSALS = {  # errno of a write -> what the system means, and what helps
+    errno.ENOSPC: ("no space left", NO_SPACE),
+    errno.EDQUOT: (
+        "disk quota exceeded",
+        "`quota -s` (on Lustre `lfs quota -h`) shows yours: free some of it or choose a folder that it does not count; "
+        "finished files are kept, the same command continues",
+    ),
+    errno.EFBIG: (
+        "larger than a file may be here",
+        "`ulimit -f` shows the limit of this shell; if it is unlimited, the file system has one: choose another folder",
+    ),
+    errno.EROFS: ("the file system is read-only", "choose a folder on another one"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one: most file systems take 255 bytes a name"),
+}
 
 
 def require_space(path: Path, needed: int, hint: str = NO_SPACE) -> None:
@@ -164,29 +178,33 @@ def require_space(path: Path, needed: int, hint: str = NO_SPACE) -> None:
     Raises:
         ResourceError: with the path, the needed and the free bytes, and what to do about it (`hint`).
     """
+    if short := shortage(path, needed):
+        raise ResourceError(f"cannot write {path}: it needs {short}", hint=hint)
+
+
+def shortage(path: Path, needed: int) -> str:
+    """Needed and free bytes in words where `needed` bytes have no place; else, or where none can tell, nothing."""
     try:
         free = shutil.disk_usage(existing_parent(path)).free
     except OSError:
-        return  # not every file system tells
-    if needed > free:
-        raise ResourceError(
-            f"cannot write {path}: it needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free",
-            hint=hint,
-        )
+        return ""  # not every file system tells
+    return f"{needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free" if needed > free else ""
 
 
 def write_error(path: Path, error: OSError) -> ResourceError:
     """An OSError from writing `path` as an error a user can act on."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        with contextlib.suppress(OSError):
-            free = shutil.disk_usage(existing_parent(path)).free
-            return ResourceError(
-                f"cannot write {path}: no space left ({free / 1e6:.0f} MB free)",
-                hint=NO_SPACE,
-            )
-    return ResourceError(
-        f"cannot write {path}: {error.strerror or error}", hint="check the folder's permissions or choose another"
+    what, hint = REFUSALS.get(
+        error.errno or 0, (str(error.strerror or error), "check the folder's permissions or choose another")
     )
+    if error.errno == errno.ENOSPC:
+        with contextlib.suppress(OSError):
+            there = existing_parent(path)
+            left = os.statvfs(there)
+            if left.f_files and not left.f_favail:
+                what, hint = "no inodes left", f"`df -i` shows them: remove many small files; {NO_SPACE}"
+            else:
+                what += f" ({shutil.disk_usage(there).free / 1e6:.0f} MB free)"
+    return ResourceError(f"cannot write {path}: {what}", hint=hint)
 
 
 def existing_parent(path: Path) -> Path:

@@ -8,6 +8,7 @@ RUN/previews/step_0000200.png
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import Any
 from wdm_cli.engine import checkpoint as checkpoints
 from wdm_cli.engine.checkpoint import Checkpoint
 from wdm_cli.engine.errors import CheckpointError, ConfigError, DataError, PeerError
-from wdm_cli.engine.files import locked, remove_partial
+from wdm_cli.engine.estimate import checkpoint_bytes
+from wdm_cli.engine.files import locked, remove_partial, require_space, shortage
 from wdm_cli.engine.metrics_log import MetricsLog, truncate_metrics
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.provenance import arithmetic
@@ -223,6 +225,28 @@ def save(trainer: Trainer, run: Path) -> Saved:
             old.unlink()
             checkpoints.manifest_path(old).unlink()
     return Saved(path, trainer.step)
+
+
+def space_for_checkpoints(run: Path, preset: Preset) -> str:
+    """What should be known of the space for checkpoints before the first step: nothing, or a shortage in words.
+
+    While one is written the last `train.keep` are there; milestones come on top.
+
+    Raises:
+        ResourceError: not even the next one has a place.
+    """
+    settings, each = preset.train, checkpoint_bytes(preset)
+    there = checkpoint_files(run)
+    done = max(there, default=0)
+    saves = math.ceil((settings.steps - done) / settings.save_every)
+    if saves <= 0:
+        return ""
+    require_space(run / "checkpoints", each, hint="free some space, or choose another --out")
+    kept = [step for step in there if not (settings.keep_every and step % settings.keep_every == 0)]
+    stay = settings.steps // settings.keep_every - done // settings.keep_every if settings.keep_every else 0
+    more = max(1, min(saves, settings.keep + 1 - len(kept)))
+    short = shortage(run, (more + stay) * each)
+    return f"{run} will need {short}: {more + stay} checkpoints of {each / 1e6:,.0f} MB" if short else ""
 
 
 def _flat(tables: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ stored as they are, tensors are mapped and their shapes known before anything is
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,7 +108,8 @@ def write_safetensors(temporary: Path, state: State, metadata: dict[str, str]) -
     try:
         save_file(state, temporary, metadata)
     except SafetensorError as error:
-        raise OSError(str(error)) from error
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
 
 
 def is_state(value: object) -> bool:

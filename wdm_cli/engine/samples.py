@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import zlib
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from wdm_cli.engine.claims import Claims
 from wdm_cli.engine.data.transforms import to_window
 from wdm_cli.engine.data.volume import Affine, Volume, write_nifti
 from wdm_cli.engine.errors import ConfigError, DataError, ResourceError
-from wdm_cli.engine.files import read_text, remove_partial, write_error, write_json, write_text
+from wdm_cli.engine.files import read_text, remove_partial, require_space, shortage, write_error, write_json, write_text
 from wdm_cli.engine.generate import Sample
 from wdm_cli.engine.picture import Group, mosaic, save_png
 from wdm_cli.engine.preset import Preset
@@ -105,6 +106,21 @@ class SampleFolder:
             return {}
         found = ((FILE_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
         return {int(match[1]): path for match, path in sorted(found, key=lambda f: f[1].name) if match}
+
+    def space_for(self, number: int) -> str:
+        """What should be known of the space for `number` more samples: nothing, or a shortage in words.
+
+        Files are compressed; counted as if they were not.
+
+        Raises:
+            ResourceError: not even one has a place.
+        """
+        voxel = 2 if self.preset.data.intensity == "fixed-window" else 4
+        each = math.prod(self.preset.data.shape) * voxel
+        if number:
+            require_space(self.folder, each, hint="free some space, or choose another --out")
+        short = shortage(self.folder, number * each)
+        return f"{self.folder}: {number} samples take up to {short}" if short else ""
 
     def missing(self, number: int) -> list[int]:
         """Which of the samples 0 … number − 1 are not finished."""

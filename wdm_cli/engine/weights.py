@@ -191,6 +191,7 @@ def adopt(file: Path, release: Release, folder: Path) -> Path:
     found = sha256_file(file)
     if release.sha256 not in (None, found):
         raise by_hand(release, f"{file}: sha256 {found}, expected {release.sha256}")
+    require_space(path, file.stat().st_size, hint="free some space, or set WDM_CACHE_DIR to another disk")
     try:
         (path.parent / PARTIAL).mkdir(parents=True, exist_ok=True)
         partial = path.parent / PARTIAL / release.file

@@ -9,7 +9,7 @@ from wdm_cli.engine.preprocess.manifest import Entry, tally
 from wdm_cli.engine.preprocess.nifti import plan_brats, plan_nifti
 from wdm_cli.engine.preprocess.preview import write_contact_sheet
 from wdm_cli.engine.preprocess.target import Target
-from wdm_cli.engine.preprocess.work import Plan, run
+from wdm_cli.engine.preprocess.work import Plan, run, space_for
 
 __all__ = [
     "Entry",
@@ -20,6 +20,7 @@ __all__ = [
     "plan_mr",
     "plan_nifti",
     "run",
+    "space_for",
     "tally",
     "write_contact_sheet",
 ]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from wdm_cli.engine.data import parallel
 from wdm_cli.engine.data.volume import Volume, write_nifti
 from wdm_cli.engine.errors import ConfigError, DataError
-from wdm_cli.engine.files import PARTIAL, locked, remove_partial, sha256_file, write_json
+from wdm_cli.engine.files import PARTIAL, locked, remove_partial, sha256_file, shortage, write_json
 from wdm_cli.engine.preprocess.manifest import Entry, Manifest
 from wdm_cli.engine.preprocess.preview import preview_path, write_preview
 from wdm_cli.engine.preprocess.target import Prepared
@@ -112,6 +112,17 @@ def make(job: Job, out: Path) -> Entry:
         seconds=round(time.monotonic() - started, 2),
         facts=prepared.facts,
     )
+
+
+def space_for(plan: Plan, out: Path) -> str:
+    """A shortage in words where the volumes to make have no place, as far as their size is known; else nothing.
+
+    Files are compressed; counted as if they were not.
+    """
+    size, voxel = plan.protocol.get("size") or 0, 2 if plan.protocol.get("intensity") == "fixed-window" else 4
+    cases = sum(not (out / job.output).exists() for job in plan.jobs)
+    short = shortage(out, cases * size**3 * voxel)
+    return f"{out}: {cases} cases take up to {short}" if short else ""
 
 
 def open_folder(out: Path, protocol: dict[str, Any]) -> None:
