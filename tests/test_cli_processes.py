@@ -197,11 +197,11 @@ def test_torchrun_starts_again_what_was_killed(heads: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP, signal.SIGKILL], ids=lambda n: n.name)
 def test_the_launcher_passes_signals_on_and_never_leaves_processes_behind(
     number: signal.Signals, heads: Path, tmp_path: Path
 ) -> None:
-    """SIGUSR1: 75 and a checkpoint. SIGKILL of the launcher itself: its processes save and end too."""
+    """SIGUSR1, SIGHUP: 75 and a checkpoint. SIGKILL of the launcher itself: its processes save and end too."""
     run = tmp_path / "run"
     process = launch(*train(heads, run, 10**6), torchrun=False)
     wait_for_checkpoint(run, process)
@@ -209,7 +209,7 @@ def test_the_launcher_passes_signals_on_and_never_leaves_processes_behind(
     assert sorted(there) == [0, 1]
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == (75 if number == signal.SIGUSR1 else -number), err
+    assert process.returncode == (-number if number == signal.SIGKILL else 75), err
     patience = time.monotonic() + 30
     while any(Path(f"/proc/{pid}/environ").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
               for pid in there.values()):  # fmt: skip

@@ -20,6 +20,7 @@ from small import SETS
 
 from wdm_cli.cli import console, stop
 from wdm_cli.engine.checkpoint import read
+from wdm_cli.engine.data.parallel import ASKING
 from wdm_cli.engine.data.phantom import write_phantoms
 from wdm_cli.engine.data.volume import write_nifti
 
@@ -229,7 +230,7 @@ def test_a_time_limit_ends_with_75(heads: Path, tmp_path: Path, monkeypatch: Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, *ASKING[2:]], ids=lambda n: n.name)
 def test_a_signal_to_the_whole_group_while_workers_fill_the_cache(
     number: signal.Signals, tmp_path: Path, monkeypatch: Any
 ) -> None:

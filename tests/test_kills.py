@@ -34,6 +34,7 @@ from wdm_cli.cli import train as train_command
 from wdm_cli.config import Resolved, resolve
 from wdm_cli.engine import checkpoint as checkpoints
 from wdm_cli.engine.checkpoint import read
+from wdm_cli.engine.data.parallel import ASKING
 from wdm_cli.engine.data.phantom import write_phantoms
 from wdm_cli.engine.run import checkpoint_files, latest_checkpoint
 from wdm_cli.engine.run import train as run_train
@@ -228,12 +229,12 @@ def train_on(heads: Path, run: Path, steps: int) -> None:
 def test_signals_stop_with_75_and_lose_nothing(
     where: str, heads: Path, tmp_path: Path, log: Path, saves: Saves
 ) -> None:
-    """Ten signals on one run: each life ends with a checkpoint of its last step, the last one with the same state."""
+    """Ten signals of every kind on one run: each life ends with a checkpoint of its last step, the last with the same state."""
     draw, run, newest = random.Random(3), tmp_path / "run", 0
-    for _ in range(10):
+    for turn in range(10):
         child = Child(lambda: train_on(heads, run, 10**6))
         saves.wait()
-        number = draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+        number = ASKING[turn % len(ASKING)]
         assert child.after(draw.uniform(0, 0.1) if where == "anywhere" else 0, number) == 75, log.read_text()
         assert child.seconds < 2
         files = checkpoint_files(run)

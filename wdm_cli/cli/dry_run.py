@@ -23,8 +23,8 @@ def show_dry_run(resolved: Resolved, run: Path, device: torch.device, processes:
 
     Of several processes one is shown, with its share of the batch and without the exchange of gradients.
     """
-    from wdm_cli.cli.train import check_space
     from wdm_cli.cli.train_data import find_cases
+    from wdm_cli.cli.train_folder import check_space
     from wdm_cli.engine import native
     from wdm_cli.engine.device import available_memory
     from wdm_cli.engine.distributed import divide

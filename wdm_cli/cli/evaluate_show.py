@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from wdm_cli.cli import console
+from wdm_cli.cli.stop import until_asked
 
 if TYPE_CHECKING:
     from wdm_cli.engine.metrics.compare import Difference
@@ -22,6 +23,7 @@ PAIRS_SHOWN = 4
 def follow(steps: Steps[T]) -> T:
     """Run an evaluation, showing the progress of each of its stages."""
     stage: console.Progress | None = None
+    steps = until_asked(steps)
     try:
         while True:
             try:

@@ -11,6 +11,7 @@ import typer
 
 from wdm_cli.cli import console
 from wdm_cli.cli.options import JsonOption
+from wdm_cli.cli.stop import until_asked
 
 if TYPE_CHECKING:
     from wdm_cli.engine.dicom import OtherFile, Slice
@@ -190,7 +191,8 @@ def execute(make_plan: Callable[[], Plan], source: Path, out: Path, options: Run
         console.warn(f"{short}; those that are finished are kept")
     entries: list[Entry] = []
     with console.Progress("cases", len(plan.jobs)) as progress:
-        for entry in run(plan, out, workers=options.workers, strict=options.strict, overwrite=options.overwrite):
+        made = run(plan, out, workers=options.workers, strict=options.strict, overwrite=options.overwrite)
+        for entry in until_asked(made):
             entries.append(entry)
             if len(entries) > len(plan.settled):
                 console.detail(f"{entry.case}: {entry.verdict} {'; '.join(entry.reasons + entry.repairs)}")

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from wdm_cli.cli import console
+from wdm_cli.cli.stop import asking
 from wdm_cli.engine.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _passing_signals_on(children: Sequence[subprocess.Popen[bytes]]) -> Iterator
             with contextlib.suppress(OSError):
                 child.send_signal(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = asking()
     before = [signal.signal(number, pass_on) for number in numbers]
     try:
         yield

@@ -23,6 +23,7 @@ from wdm_cli.cli.options import (
     make_cpu_fast,
 )
 from wdm_cli.cli.train_data import find_cases, open_volumes
+from wdm_cli.cli.train_folder import check_writable, refuse_other_settings
 from wdm_cli.cli.train_memory import MemoryOption, memory_settings
 
 if TYPE_CHECKING:
@@ -154,39 +155,6 @@ def check_share(preset: Preset, processes: int) -> None:
     from wdm_cli.engine.distributed import divide
 
     divide(preset.train.batch_size, processes, preset.train.accumulate)
-
-
-def refuse_other_settings(run: Path, preset: Preset) -> None:
-    """Find out now, not when hundreds of volumes are cached; `resume` asks the checkpoint itself once more."""
-    from wdm_cli.config import read_toml
-    from wdm_cli.engine.preset import from_dict
-    from wdm_cli.engine.run import checkpoint_files, refuse_changes
-
-    stored = run / "preset.toml"
-    if checkpoint_files(run) and stored.is_file():
-        refuse_changes(run, from_dict(read_toml(stored), origin=str(stored)), preset)
-
-
-def check_writable(run: Path, preset: Preset) -> None:
-    """Find out now, not at the first checkpoint, that the folder cannot be written or has no place for it."""
-    from wdm_cli.engine.files import atomic_publish
-
-    try:
-        with atomic_publish(run / ".writable") as probe:
-            probe.write_bytes(b"")
-        (run / ".writable").unlink()
-        check_space(run, preset)
-    finally:
-        with contextlib.suppress(OSError):  # a new folder: if the data are refused nothing is left behind
-            run.rmdir()
-
-
-def check_space(run: Path, preset: Preset) -> None:
-    """Refuse a training whose first checkpoint has no place; a warning where the later ones have none."""
-    from wdm_cli.engine.run import space_for_checkpoints
-
-    if short := space_for_checkpoints(run, preset):
-        console.warn(f"{short}; the training will end there, and continue once there is space")
 
 
 def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list[str]) -> None:

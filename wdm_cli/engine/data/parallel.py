@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from wdm_cli.engine.errors import DataError, ResourceError
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU)
+"""Signals that ask for an end: Ctrl-C, schedulers (any of four) and a terminal that closes."""
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -56,8 +58,11 @@ def _guarded(function: Callable[[Job], Result], job: Job) -> Result | DataError:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C and SIGUSR1 to the parent, which stops the workers; end at once when the parent was killed."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    """Leave what asks for an end to the parent, which stops the workers (with SIGTERM, if it must).
+
+    End at once when the parent was killed.
+    """
+    for number in set(ASKING) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,9 @@ class Plan:
     protocol: dict[str, Any]
 
 
-def run(plan: Plan, out: Path, *, workers: int = 1, strict: bool = False, overwrite: bool = False) -> Iterator[Entry]:
+def run(
+    plan: Plan, out: Path, *, workers: int = 1, strict: bool = False, overwrite: bool = False
+) -> Generator[Entry, None, None]:
     """Make every case that is not yet there; yield one entry a case, finished ones first.
 
     Args:
