@@ -6,6 +6,9 @@ import json
 import os
 import pickle
 import resource
+import subprocess
+import sys
+import tarfile
 import zipfile
 from collections import OrderedDict
 from functools import partial
@@ -31,6 +34,7 @@ from wdm_cli.engine.checkpoint import (
 )
 from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
 from wdm_cli.engine.preset import from_dict
+from wdm_cli.engine.safe_load import OLD
 
 WNET = {"name": "wnet", "model": {"kind": "wavunet", "base_channels": 32, "channel_multipliers": [1, 2]},
         "data": {"kind": "brats", "image_size": 16}}  # fmt: skip
@@ -168,6 +172,32 @@ def giant() -> torch.Tensor:
     return torch.zeros(1).as_strided((10**6, 10**6), (0, 0))
 
 
+def old(content: Any, path: Path) -> None:
+    """As PyTorch wrote before 1.6."""
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def old_that_claims(path: Path) -> None:
+    """A tensor of a terabyte in the old format, whose file has a few hundred bytes."""
+    old({"a": torch.zeros(77_777)}, path)
+    number = (77_777).to_bytes(4, "little")  # BININT1/2 do not hold it
+    data = path.read_bytes()[:500].replace(b"J" + number, b"\x8a\x06" + (10**12).to_bytes(6, "little"))
+    assert b"J" + number not in data
+    path.write_bytes(data)
+
+
+def tar_in_disguise(path: Path) -> None:
+    """Both the old format and a tar archive, which torch would unpack."""
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("pickle"))
+    data = bytearray(path.read_bytes())
+    data[: len(OLD)] = OLD
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    path.write_bytes(data)
+    assert tarfile.is_tarfile(path)
+
+
 HOSTILE: dict[str, tuple[Any, str]] = {
     "empty": (lambda p: p.write_bytes(b""), "no PyTorch zip archive"),
     "html": (lambda p: p.write_text("<!doctype html><p>404"), "a web page"),
@@ -185,6 +215,26 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "compressed": (deflated, "compressed entries"),
     "giant": (lambda p: torch.save({"out.0.weight": giant()}, p), "1 of another shape"),
     "other zip": (lambda p: zipfile.ZipFile(p, "w").close(), "cannot be read"),
+    "old bomb": (lambda p: old({"a": Bomb(p.with_name("canary"))}, p), "more than tensors"),
+    "old bomb behind": (
+        lambda p: (
+            old({"a": torch.zeros(9)}, p),
+            p.write_bytes(p.read_bytes() + pickle.dumps(Bomb(p.with_name("canary")))),
+        ),
+        "missing",
+    ),  # what follows is not read
+    "old hungry pickle": (lambda p: old({"a": Hungry()}, p), "cannot be read"),
+    "old module": (lambda p: old(torch.nn.Linear(2, 2), p), "more than tensors"),
+    "old giant": (lambda p: old({"out.0.weight": giant()}, p), "1 of another shape"),
+    "old cut off": (lambda p: (old({"a": torch.zeros(999)}, p), os.truncate(p, 2000)), "cannot be read"),
+    "old cut early": (lambda p: (old({"a": torch.zeros(999)}, p), os.truncate(p, 100)), "cannot be read"),
+    "old with a claim": (old_that_claims, "cannot be read"),
+    "old and a tar": (tar_in_disguise, "more than tensors"),
+    "tar": (lambda p: tarfile.open(p, "w").close(), "a tar archive"),
+    "two sets": (
+        lambda p: torch.save({"a": {"w": torch.zeros(1)}, "ema": {"w": torch.ones(1)}}, p),
+        "2 sets of weights",
+    ),
     "damaged parts": (lambda p: torch.save({"format": checkpoints.FORMAT, "model": 3}, p), "a part missing or damaged"),
 }
 
@@ -201,6 +251,68 @@ def test_hostile_files_are_refused_and_nothing_runs(kind: str, tmp_path: Path) -
     assert reason in refused(path).what
     assert not (tmp_path / "canary").exists()
     assert peak.peak() - before < 300e6
+
+
+WRAPPINGS: dict[str, tuple[Any, str]] = {
+    "old": (lambda w: w, "PyTorch's old format, which has no checksums"),
+    "module.": (lambda w: {f"module.{n}": t for n, t in w.items()}, "names without 'module.'"),
+    "_orig_mod.": (lambda w: {f"_orig_mod.{n}": t for n, t in w.items()}, "names without '_orig_mod.'"),
+    "both": (lambda w: {f"_orig_mod.module.{n}": t for n, t in w.items()},
+             "names without '_orig_mod.', names without 'module.'"),
+    "state_dict": (lambda w: {"state_dict": w, "epoch": 3}, "weights under 'state_dict'"),
+    "Lightning": (lambda w: {"epoch": 3, "global_step": 9, "state_dict": {f"model.{n}": t for n, t in w.items()},
+                             "optimizer_states": [{"state": {}}], "callbacks": {}},
+                  "weights under 'state_dict', names without 'model.'"),
+    "ema": (lambda w: {"ema": w, "step": 3}, "weights under 'ema'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRAPPINGS)
+def test_what_other_tools_put_around_weights_is_taken_off_and_said(kind: str, official: Any, tmp_path: Path) -> None:
+    wrap, said = WRAPPINGS[kind]
+    torch.save(wrap(dict(official)), tmp_path / "a.pt", _use_new_zipfile_serialization=kind != "old")
+    found = read(tmp_path / "a.pt")
+    assert ", ".join(found.changes) == said
+    network, _ = build_network(found, from_dict(WNET))
+    assert all(torch.equal(tensor, official[name]) for name, tensor in network.state_dict().items())
+    torch.save(official, tmp_path / "b.pt")
+    assert read(tmp_path / "b.pt").changes == ()
+
+
+def test_an_unknown_word_before_the_names_is_named(official: Any, tmp_path: Path) -> None:
+    torch.save({f"diffusion.unet.{n}": t for n, t in official.items()} | {"other": torch.zeros(1)}, tmp_path / "a.pt")
+    hint = refused(tmp_path / "a.pt", WNET).hint
+    assert "its names begin with 'diffusion.unet.'" in hint
+    weights = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert eval(hint[hint.index("{") : hint.rindex(",")], {"weights": weights}).keys() == official.keys()  # noqa: S307 — our own text
+
+
+def test_names_in_a_safetensors_file_too(official: Any, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({f"module.{n}": t.clone() for n, t in official.items()}, tmp_path / "a.safetensors")
+    found = read(tmp_path / "a.safetensors")
+    assert found.changes == ("names without 'module.'",)
+    build_network(found, from_dict(WNET))
+
+
+def test_a_line_that_saves_them_anew_is_one_that_works(official: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Of several sets one is chosen; what holds more than tensors is saved without it."""
+    monkeypatch.chdir(tmp_path)
+    for content in ({"model": dict(official), "ema": dict(official)}, {"state_dict": dict(official), "path": Path()}):
+        torch.save(content, tmp_path / "a.pt")
+        line = refused(tmp_path / "a.pt", WNET).hint
+        command = line[line.index("python -c") :].partition(" (")[0]
+        subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True)
+        build_network(read(tmp_path / "weights.pt"), from_dict(WNET))
+
+
+def test_weights_in_a_folder_whose_name_is_no_text(official: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "d\udcff"
+    folder.mkdir()
+    for name, new in (("a.pt", True), ("b.pt", False)):
+        torch.save(official, tmp_path / name, _use_new_zipfile_serialization=new)
+        build_network(read((tmp_path / name).rename(folder / name)), from_dict(WNET))
 
 
 def test_the_canary_sings_where_files_are_trusted(tmp_path: Path) -> None:

@@ -88,3 +88,14 @@ def test_a_file_where_a_name_belongs(tmp_path: Path) -> None:
     result = wdm("sample", "-n", 1, "--out", tmp_path / "s", "--weights", tmp_path / "some.pt")
     assert result.code == 5
     assert f"--checkpoint {tmp_path / 'some.pt'}" in result.err
+
+
+def test_weights_of_other_tools_are_imported_and_how_is_said(official_keys: dict[str, Any], tmp_path: Path) -> None:
+    """Of DistributedDataParallel in PyTorch's old format; the same weights as bare ones."""
+    state = golden_state_dict(official_keys["unet_c32_m12"])
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "ddp.pt",
+               _use_new_zipfile_serialization=False)  # fmt: skip
+    (tmp_path / "little.toml").write_text(PRESET)
+    result = wdm("weights", "import", tmp_path / "ddp.pt", "--preset", tmp_path / "little.toml")
+    assert result.code == 0, result.err
+    assert f"{tmp_path / 'ddp.pt'}: PyTorch's old format, which has no checksums, names without 'module.'" in result.err

@@ -229,7 +229,7 @@ def train_on(heads: Path, run: Path, steps: int) -> None:
 def test_signals_stop_with_75_and_lose_nothing(
     where: str, heads: Path, tmp_path: Path, log: Path, saves: Saves
 ) -> None:
-    """Ten signals of every kind on one run: each life ends with a checkpoint of its last step, the last with the same state."""
+    """Ten signals of every kind: each life ends with a checkpoint of its last step, the last with the same state."""
     draw, run, newest = random.Random(3), tmp_path / "run", 0
     for turn in range(10):
         child = Child(lambda: train_on(heads, run, 10**6))

@@ -8,8 +8,16 @@ import torch
 from golden.recipe import golden_state_dict, smooth_volume
 
 from wdm_cli.engine.errors import CheckpointError, OutOfMemoryError, ResourceError, WdmError
-from wdm_cli.engine.metrics.extractor import Extractor, infer_depth, load_extractor, load_own_network, read_medicalnet
+from wdm_cli.engine.metrics.extractor import (
+    Extractor,
+    infer_depth,
+    load_extractor,
+    load_own_network,
+    read_medicalnet,
+    read_state,
+)
 from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet
+from wdm_cli.engine.safe_load import OLD
 
 HERE = Path(__file__).parent / "golden"
 SHAPES = json.loads((HERE / "official_keys.json").read_text())["medicalnet_resnet50"]
@@ -128,7 +136,8 @@ def test_nothing_in_a_file_can_run(tmp_path, monkeypatch):
         (b"", "cut off"),
         (b"<html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
-        (b"\x80\x02\x8a\nl\xfc", "cannot be read"),
+        (b"\x80\x02\x8a\nl\xfc", "cut off"),
+        (OLD + b"\x80\x02M\xe9\x03.", "cannot be read"),
     ],
 )
 def test_files_that_are_no_weights(tmp_path, content, verdict):
@@ -138,11 +147,20 @@ def test_files_that_are_no_weights(tmp_path, content, verdict):
         load_extractor(path, device="cpu")
 
 
-def test_bare_tensors_are_refused(tmp_path):
-    path = tmp_path / "weights.pth"
-    torch.save(ResNet(10).state_dict(), path)
+@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"model": w}, lambda w: {"net": {f"_orig_mod.module.{n}": t
+                         for n, t in w.items()}}], ids=["bare", "model", "compiled"])  # fmt: skip
+def test_other_wrappings_of_the_same_tensors_are_read(wrap, tmp_path):
+    state = ResNet(10, "B").state_dict()
+    torch.save(wrap(state), tmp_path / "weights.pth")
+    found = read_state(tmp_path / "weights.pth")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_file_without_tensors_is_refused(tmp_path):
+    torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match="has no 'state_dict'"):
-        load_extractor(path, device="cpu")
+        load_extractor(tmp_path / "weights.pth", device="cpu")
 
 
 def test_files_in_the_format_of_their_time_are_read(small, tmp_path):

@@ -164,9 +164,11 @@ def say_sampler(settings: Preset, source: Checkpoint, preset: str | None) -> Non
 
 
 def warn_of_differing_names(source: Checkpoint, settings: Preset) -> None:
-    """Tensors that stand in a file twice should be equal."""
+    """Say how a file of another tool was read; tensors that stand in it twice should be equal."""
     from wdm_cli.engine.checkpoint import differing_twins
 
+    if source.changes:
+        console.note(f"{source.path}: {', '.join(source.changes)}")
     if names := differing_twins(source.weights, settings.model):
         console.warn(
             f"{source.path}: {len(names)} tensors differ under their two names ({names[0]}, …); "

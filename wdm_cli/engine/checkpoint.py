@@ -28,9 +28,12 @@ from wdm_cli.engine.preset import Preset, from_dict
 from wdm_cli.engine.safe_load import (
     State,
     checked_sha256,
+    is_old,
     is_state,
     read_pt,
     read_safetensors,
+    weights_in,
+    without_prefixes,
     write_pt,
     write_safetensors,
 )
@@ -45,6 +48,7 @@ class Checkpoint:
     preset: None for bare weights. ema: None where the file has one set of weights. training: the
     optimizer's state and what else the loop needs, in training checkpoints only.
     affine: 4×4 of the volumes it was trained on, None if the file does not say. sha256: of the file read.
+    changes: in words, how it was read where other tools have put something around the weights.
     """
 
     path: Path
@@ -55,6 +59,7 @@ class Checkpoint:
     affine: list[list[float]] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
+    changes: tuple[str, ...] = ()
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -109,12 +114,15 @@ def read(path: Path) -> Checkpoint:
     content = read_pt(path, check_crc=not manifest_path(path).exists())
     if content.get("format") == FORMAT:
         return _from_content(path, digest, content)
-    if not content or not is_state(content):
+    weights, changes = weights_in(path, content, is_state)
+    if not weights:
         raise CheckpointError(
             f"{path}: neither a checkpoint of wdm nor bare weights (a mapping of names to tensors)",
             hint="official WDM files are named like brats_unet_128_1200k.pt; opt*.pt files hold optimizers",
         )
-    return Checkpoint(path, dict(content), sha256=digest)
+    if is_old(path):
+        changes = ("PyTorch's old format, which has no checksums", *changes)
+    return Checkpoint(path, weights, sha256=digest, changes=changes)
 
 
 def _from_content(path: Path, digest: str, content: Mapping[str, Any]) -> Checkpoint:
@@ -140,7 +148,8 @@ def _from_metadata(path: Path, digest: str, weights: State, metadata: Mapping[st
         affine = np.asarray(stored["affine"], float).reshape(4, 4).tolist() if "affine" in stored else None
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged or of another version: {error}") from error
-    return Checkpoint(path, weights, preset, stored.get("step"), affine=affine, sha256=digest)
+    weights, changes = without_prefixes(weights)
+    return Checkpoint(path, weights, preset, stored.get("step"), affine=affine, sha256=digest, changes=changes)
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
@@ -169,11 +178,21 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: str)
             "extra": [name for name in weights if name not in own],
             "of another shape": odd,
         },
-        "choose the preset the file was trained with (`wdm presets list`)",
+        _how_to_fit(own, weights),
     )
     not_finite = [name for name in own if not torch.isfinite(weights[name]).all()]
     _refuse(f"{origin}: damaged", {"not finite": not_finite}, "download or copy it again")
     network.load_state_dict(weights)
+
+
+def _how_to_fit(own: Mapping[str, object], weights: Mapping[str, object]) -> str:
+    """What helps where names or shapes differ: the same names behind a word that is not known, or another network."""
+    longest = max(own, key=len)
+    before = next((name.removesuffix(longest) for name in weights if name.endswith(longest)), "")
+    if not before:
+        return "choose the preset the file was trained with (`wdm presets list`)"
+    bare = f"{{name.removeprefix({before!r}): w for name, w in weights.items() if name.startswith({before!r})}}"
+    return f"its names begin with {before!r}; save them without, in Python: torch.save({bare}, 'weights.pt')"
 
 
 def _refuse(what: str, found: Mapping[str, list[str]], hint: str) -> None:

@@ -19,9 +19,7 @@ from wdm_cli.engine.device import choose_device
 from wdm_cli.engine.errors import CheckpointError, OutOfMemoryError, ResourceError
 from wdm_cli.engine.files import sha256_file
 from wdm_cli.engine.metrics.resnet import BLOCKS, ResNet, folded, random_resnet
-from wdm_cli.engine.safe_load import read_pt
-
-PREFIX = "module."  # the released files were saved from a DataParallel wrapper
+from wdm_cli.engine.safe_load import read_pt, weights_in
 
 
 class Opener(Protocol):
@@ -179,12 +177,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
             hint="wdm weights get medicalnet_resnet50, then --weights medicalnet_resnet50; or fetch the file from "
             "huggingface.co/TencentMedicalNet/MedicalNet-Resnet50; or --weights random to try things out",
         )
-    state = read_pt(path, check_crc=True, legacy=True).get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    state, _ = weights_in(path, read_pt(path, check_crc=True), are_tensors)
+    if not state:
         raise CheckpointError(
             f"{path}: has no 'state_dict' of tensors", why="MedicalNet files are {'state_dict': {'module.…': tensor}}"
         )
-    return {str(name).removeprefix(PREFIX): value for name, value in state.items()}
+    return state
+
+
+def are_tensors(value: object) -> bool:
+    """Whether a value from a file maps names to tensors, of whole numbers too (batch norm counts its batches)."""
+    return isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def infer_depth(state: Mapping[str, Tensor]) -> int:
