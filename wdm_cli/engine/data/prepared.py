@@ -42,7 +42,7 @@ def stated(folder: Path) -> Stated | None:
     if not path.is_file():
         return None
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_bytes())
         protocol: Any = about.get("protocol") if isinstance(about, dict) else None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}", hint="restore it from a backup") from error
