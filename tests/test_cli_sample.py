@@ -227,3 +227,35 @@ def test_a_signal_ends_with_75_and_keeps_what_is_finished(run: Path, tmp_path: P
     finished = len(volumes(out))
     assert f"{finished} of 400 samples are finished" in err
     assert not (out / ".partial").exists()
+
+
+@pytest.mark.parametrize(("size", "sides"), [(24, (24, 24, 24)), ("[16, 16, 8]", (16, 16, 8))])
+def test_another_image_size_is_another_field_of_view_around_the_same_middle(
+    run: Path, tmp_path: Path, size: object, sides: tuple[int, int, int]
+) -> None:
+    result = wdm("sample", "-n", 1, "--out", tmp_path / "s", "--run", run, *sets(f"data.image_size={size}"))
+    assert result.code == 0, result.err
+    field = " × ".join(str(3 * side) for side in sides)
+    assert f"so the field of view is {field} mm, not 48 × 48 × 48 mm" in result.err
+    image = nib.load(tmp_path / "s" / "sample_000000.nii.gz")
+    assert image.shape == sides
+    np.testing.assert_allclose(image.header.get_zooms(), (3, 3, 3))  # voxels keep their size
+    middle = image.affine @ [*((side - 1) / 2 for side in sides), 1]
+    np.testing.assert_allclose(middle, HEADS.affine @ [7.5, 7.5, 7.5, 1], atol=1e-5)
+    protocol = json.loads((tmp_path / "s" / "run.json").read_text())["protocol"]
+    assert protocol["trained_image_size"] == [16, 16, 16]
+    assert protocol["field_of_view_mm"] == [3 * side for side in sides]
+    assert protocol["trained_field_of_view_mm"] == [48, 48, 48]
+    same = wdm("sample", "-n", 1, "--out", tmp_path / "same", "--run", run)
+    assert "field of view" not in same.err
+    assert "field_of_view_mm" not in json.loads((tmp_path / "same" / "run.json").read_text())["protocol"]
+
+
+def test_bare_weights_keep_the_voxels_of_the_size_they_were_trained_at() -> None:
+    from wdm_cli.cli.sample import field_of_view
+
+    bare = SimpleNamespace(preset=None, affine=None)
+    larger = resolve("ours_unet_128", sets=["data.image_size=[128, 128, 256]"]).preset
+    field = field_of_view(bare, larger, "ours_unet_128")  # type: ignore[arg-type]
+    np.testing.assert_allclose(np.diag(field.affine), [2, 2, 2, 1])
+    np.testing.assert_allclose(field.affine @ [63.5, 63.5, 127.5, 1], [0, 0, 0, 1])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wdm_cli.engine.checkpoint import Checkpoint
     from wdm_cli.engine.models.blocks import Network
     from wdm_cli.engine.preset import Preset
-    from wdm_cli.engine.samples import SampleFolder
+    from wdm_cli.engine.samples import FieldOfView, SampleFolder
 
 MANY_STEPS = 250  # from which on the fast sampler is worth a word
 
@@ -82,7 +82,7 @@ def sample(
     settings = settings_of(source, preset, sets or [], options)
     say_sampler(settings, source, preset)
     sample_into(out, source, settings, number, seed=seed, batch_size=batch_size, ema=not raw,
-                precision=precision, device=chosen, overwrite=overwrite, gpus=gpus)  # fmt: skip
+                precision=precision, device=chosen, overwrite=overwrite, gpus=gpus, preset=preset)  # fmt: skip
 
 
 def find_source(run: Path | None, checkpoint: Path | None, weights: str | None) -> Checkpoint:
@@ -189,16 +189,22 @@ def sample_into(
     device: torch.device,
     overwrite: bool = False,
     gpus: int = 1,
+    preset: str | None = None,
 ) -> None:
     """Fill a folder with samples 0 … number − 1; several processes may do so at once.
 
     Args:
         gpus: with more than one, this process only prepares the folder and starts as many that fill it.
+        preset: the one that was named for bare weights.
     """
     from wdm_cli.engine.checkpoint import build_network
     from wdm_cli.engine.provenance import provenance
 
-    folder = sample_folder(out, source, settings, seed, ema and source.ema is not None, precision)
+    field = field_of_view(source, settings, preset)
+    folder = sample_folder(out, source, settings, field, seed=seed, ema=ema and source.ema is not None,
+                           precision=precision)  # fmt: skip
+    if field.warning:
+        console.warn(field.warning)
     missing = list(range(number)) if overwrite else folder.missing(number)
     network = None
     if short := folder.space_for(len(missing)):
@@ -232,15 +238,25 @@ def share_out(source: Checkpoint, gpus: int) -> None:
         raise typer.Exit(code)
 
 
+def field_of_view(source: Checkpoint, settings: Preset, preset: str | None) -> FieldOfView:
+    """The grid of the samples beside that of the training; bare weights were trained at their preset's own size."""
+    import numpy as np
+
+    from wdm_cli.config import resolve
+    from wdm_cli.engine.samples import FieldOfView, default_affine
+
+    trained = (source.preset or resolve(preset or "").preset).data.shape
+    affine = default_affine(trained) if source.affine is None else np.asarray(source.affine)
+    return FieldOfView(trained, settings.data.shape, affine)
+
+
 def sample_folder(
-    out: Path, source: Checkpoint, settings: Preset, seed: int, ema: bool, precision: str
+    out: Path, source: Checkpoint, settings: Preset, field: FieldOfView, *, seed: int, ema: bool, precision: str
 ) -> SampleFolder:
     """The sample folder with its protocol: everything that decides a voxel."""
     import dataclasses
 
-    import numpy as np
-
-    from wdm_cli.engine.samples import SampleFolder, default_affine
+    from wdm_cli.engine.samples import SampleFolder
 
     sampler = dataclasses.asdict(settings.sample)
     protocol = {
@@ -257,8 +273,7 @@ def sample_folder(
     }
     if settings.data.intensity == "fixed-window":
         protocol["window"] = list(settings.data.window)
-    affine = np.asarray(source.affine) if source.affine is not None else default_affine(settings.data.shape)
-    return SampleFolder(out, settings, affine, protocol)
+    return SampleFolder(out, settings, field.affine, protocol | field.protocol)
 
 
 def make(
