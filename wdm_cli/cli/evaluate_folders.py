@@ -10,6 +10,7 @@ from wdm_cli.cli import console
 from wdm_cli.cli.evaluate_show import follow
 
 if TYPE_CHECKING:
+    from wdm_cli.engine.data.dataset import Dataset
     from wdm_cli.engine.metrics.extractor import Extractor
     from wdm_cli.engine.metrics.volumes import Volumes
 
@@ -17,31 +18,37 @@ if TYPE_CHECKING:
 def open_both(
     fake: Path, real: Path | None, intensity: str | None, preset: str | None, sets: list[str] | None
 ) -> tuple[Volumes, Volumes | None]:
-    """Generated and real volumes, under one intensity scheme unless their run.json files say otherwise."""
+    """Generated and real volumes, each read as its folder or the options say."""
+    from wdm_cli.engine.beside import open_generated
     from wdm_cli.engine.device import keep_freed_memory_if_roomy
-    from wdm_cli.engine.errors import ConfigError
     from wdm_cli.engine.metrics.features import memory_needed
-    from wdm_cli.engine.metrics.volumes import Intensity, open_folder
+
+    data = data_settings(preset, sets, real is not None)
+    generated = open_generated(fake, intensity)
+    keep_freed_memory_if_roomy(memory_needed(generated.shape))
+    return generated, open_beside(real, generated, data, intensity) if real else None
+
+
+def data_settings(preset: str | None, sets: list[str] | None, real: bool) -> Dataset | None:
+    """The data table of --preset and --set, which say how to prepare the real volumes."""
+    from wdm_cli.config import resolve
+    from wdm_cli.engine.errors import ConfigError
 
     if sets and preset is None:
         raise ConfigError("--set changes a preset, and none is given", hint="add --preset NAME")
-    if preset is not None and real is None:
+    if preset is not None and not real:
         raise ConfigError("--preset says how to prepare --real, which is not given", hint="add --real DIR")
-    generated = open_folder(fake, Intensity(intensity) if intensity else None)  # type: ignore[arg-type]
-    keep_freed_memory_if_roomy(memory_needed(generated.shape))
-    return generated, open_real(real, generated, intensity, preset, sets) if real else None
+    return None if preset is None else resolve(preset, environment=os.environ, sets=sets or ()).preset.data
 
 
-def open_real(
-    real: Path, generated: Volumes, intensity: str | None, preset: str | None, sets: list[str] | None
-) -> Volumes:
-    """Real volumes: a raw data set if a preset is named, else finished volumes stored as the generated ones are."""
-    from wdm_cli.config import resolve
-    from wdm_cli.engine.metrics.volumes import open_dataset, open_folder, recorded_intensity
+def open_beside(real: Path, generated: Volumes, data: Dataset | None, intensity: str | None) -> Volumes:
+    """Real volumes, with a word on how they are read where nobody said it."""
+    from wdm_cli.engine.beside import open_real
 
-    if preset is not None:
-        return open_dataset(real, resolve(preset, environment=os.environ, sets=sets or ()).preset.data)
-    return open_folder(real, generated.intensity if intensity else recorded_intensity(real) or generated.intensity)
+    volumes, words = open_real(real, generated, data, intensity)
+    if words:
+        console.note(f"real volumes: {len(volumes)} of {real}, {words}")
+    return volumes
 
 
 def open_held_out(held_out: Path | None, real: Volumes, fake: Path | None = None) -> tuple[Volumes, Volumes | None]:
@@ -107,7 +114,7 @@ def check_sanity(volumes: Volumes) -> None:
 
     result = follow(inspect(volumes.root, volumes.intensity))
     if result.unusable:
-        listed = "; ".join(f"{finding.file.name}: {finding.text}" for finding in result.unusable[:5])
+        listed = "; ".join(f"{finding.name}: {finding.text}" for finding in result.unusable[:5])
         in_hu = any("[0, 1]" in finding.text for finding in result.unusable)
         raise DataError(
             f"{volumes.root}: {len(result.unusable)} of {result.n} files cannot be used",
@@ -115,7 +122,8 @@ def check_sanity(volumes: Volumes) -> None:
             hint=f"wdm eval sanity --fake {volumes.root} lists all of them"
             + "; CT in HU is read with --intensity fixed-window" * in_hu,
         )
-    for finding in result.findings[:5]:
-        console.warn(f"{finding.file.name}: {finding.text}")
-    if len(result.findings) > 5:
-        console.warn(f"{len(result.findings) - 5} more suspicious files: wdm eval sanity --fake {volumes.root}")
+    suspicious = [finding for finding in result.findings if finding.level == "suspicious"]
+    for finding in suspicious[:5]:
+        console.warn(f"{finding.name}: {finding.text}")
+    if len(suspicious) > 5:
+        console.warn(f"{len(suspicious) - 5} more suspicious files: wdm eval sanity --fake {volumes.root}")

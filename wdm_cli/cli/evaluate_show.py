@@ -80,11 +80,15 @@ def protocol_rows(report: Report) -> list[tuple[str, str]]:
     rows = []
     for side in ("real", "fake", "held_out"):
         if folder := stamp.get(side):
-            rows.append((side, f"n = {folder['n']}, files sha256 {folder['files_sha256'][:16]}, {folder['folder']}"))
+            lie = ", ".join([*folder.get("orientations", ()), *(f"{mm} mm" for mm in folder.get("voxel_sizes_mm", ()))])
+            text = f"n = {folder['n']}, files sha256 {folder['files_sha256'][:16]}, {folder['folder']}"
+            rows.append((side, f"{text}; {lie}" if lie else text))
     if extractor := stamp["extractor"]:
         text = f"{extractor['name']}, sha256 {extractor['sha256'][:16]}"
         rows.append(("extractor", text))
     rows.append(("shape", "×".join(map(str, stamp["shape"]))))
+    if axes := stamp.get("axes"):
+        rows.append(("axes of the arrays", axes))
     rows.append(("intensity", " ".join(map(str, stamp["intensity"].values()))))
     for kind, settings in stamp["metrics"].items():
         shown = {key: "all" if (key, value) == ("pairs", 0) else value for key, value in settings.items()}
@@ -99,7 +103,7 @@ def show_sanity(result: Sanity, as_json: bool) -> None:
     if as_json:
         console.answer_json(result.to_dict())
         return
-    rows = [(finding.file.name, finding.level, finding.text) for finding in result.findings]
+    rows = [(finding.name, finding.level, finding.text) for finding in result.findings]
     console.table(("file", "level", "finding"), rows or [("", "", "nothing wrong found")], title=str(result.root))
     sides = (("shape", result.shapes), ("spacing in mm", result.spacings), ("orientation", result.orientations))
     console.table(("of all", "value", "volumes"), [(name, key, n) for name, c in sides for key, n in c.items()])
@@ -137,7 +141,7 @@ def draw_closest(path: Path, found: Memorized, train: Volumes, fake: Volumes) ->
         shown.add((match.fake, match.train))
         ratio = match.distance / match.threshold if match.threshold else 0.0
         title = f"generated | training: {ratio:.2f} of threshold"
-        names = [fake.files[match.fake].name.split(".")[0], train.files[match.train].name.split(".")[0]]
+        names = [fake.names[match.fake], train.names[match.train]]
         groups.append(Group(title, [fake.volume(match.fake), train.volume(match.train)], names))
     save_png(path, mosaic(groups, (0.0, 1.0), "the closest generated and training volumes; below 1 = flagged"))
     console.note(f"wrote {path}")

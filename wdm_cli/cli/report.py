@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.evaluate_options import HeldOutOption, IntensityOption
+from wdm_cli.cli.evaluate_options import HeldOutOption, IntensityOption, RawOption
 from wdm_cli.cli.evaluate_show import follow
+from wdm_cli.cli.options import SetOption
 
 if TYPE_CHECKING:
+    from wdm_cli.engine.data.dataset import Dataset
     from wdm_cli.engine.metrics.report import Report
     from wdm_cli.engine.metrics.volumes import Volumes
     from wdm_cli.engine.report import Run, Samples
@@ -61,6 +63,8 @@ def report(
     steps: StepsOption = None,
     held_out: HeldOutOption = None,
     intensity: IntensityOption = None,
+    preset: RawOption = None,
+    sets: SetOption = None,
     show: ShowOption = 4,
     most: MostOption = 64,
     neighbours: NeighboursOption = True,
@@ -69,6 +73,7 @@ def report(
     out: PageOption = None,
 ) -> None:
     """One HTML file that shows how a model was trained, how its samples look and score. It opens without a network."""
+    from wdm_cli.cli.evaluate_folders import data_settings
     from wdm_cli.cli.train_data import cache_folder
     from wdm_cli.engine.curves import read_steps
     from wdm_cli.engine.errors import ConfigError
@@ -80,7 +85,8 @@ def report(
     path = out or folders[0] / NAME
     refuse_foreign(path)
     run, samples = open_folders(folders, intensity)
-    beside = None if no_real or samples is None else open_beside(real, run, samples, intensity)
+    data = data_settings(preset, sets, real is not None)
+    beside = None if no_real or samples is None else open_real(real, run, samples, data, intensity)
     if beside is None and held_out is not None:
         raise ConfigError("--held-out says which real volumes were not trained on, and there are none here")
     train, unseen = divided(held_out, beside, samples)
@@ -117,7 +123,6 @@ def refuse_foreign(path: Path) -> None:
 def open_folders(folders: list[Path], intensity: str | None) -> tuple[Run | None, Samples | None]:
     """What the folders are: a run, samples, or both; the run of samples is found by itself."""
     from wdm_cli.engine.errors import ConfigError, DataError
-    from wdm_cli.engine.metrics.volumes import Intensity
     from wdm_cli.engine.report import is_run, read_run, read_samples
 
     runs = [folder for folder in folders if is_run(folder)]
@@ -130,7 +135,7 @@ def open_folders(folders: list[Path], intensity: str | None) -> tuple[Run | None
     for folder in others:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
-    samples = read_samples(others[0], Intensity(intensity) if intensity else None) if others else None  # type: ignore[arg-type]
+    samples = read_samples(others[0], intensity) if others else None
     if not runs and samples is not None and samples.run is not None:
         console.note(f"made by the run {samples.run}")
         runs = [samples.run]
@@ -140,12 +145,13 @@ def open_folders(folders: list[Path], intensity: str | None) -> tuple[Run | None
     return run, samples
 
 
-def open_beside(real: Path | None, run: Run | None, samples: Samples, intensity: str | None) -> Volumes | None:
-    """Real volumes: the named ones, or the training data. Raw ones are read as the model's preset reads its data."""
+def open_real(
+    real: Path | None, run: Run | None, samples: Samples, data: Dataset | None, intensity: str | None
+) -> Volumes | None:
+    """Real volumes: the named ones, or the training data."""
+    from wdm_cli.cli.evaluate_folders import open_beside
     from wdm_cli.engine.errors import DataError
-    from wdm_cli.engine.metrics.volumes import open_dataset, open_folder, recorded_intensity
 
-    preset = samples.preset or (run.preset if run else None)
     chosen = real or (run.data if run else None)
     if chosen is None:
         told = f" ({run.preset.data.dir} is not there)" if run and run.preset.data.dir else ""
@@ -153,18 +159,11 @@ def open_beside(real: Path | None, run: Run | None, samples: Samples, intensity:
         return None
     if real is None:
         console.note(f"real volumes: the training data, {chosen} (--real DIR takes others, --no-real none)")
-    finished = intensity is not None or recorded_intensity(chosen) is not None
-    if preset is None or finished:
-        return open_folder(chosen, samples.volumes.intensity if intensity else recorded_intensity(chosen))
     try:
-        return open_dataset(chosen, preset.data)
+        return open_beside(chosen, samples.volumes, data, intensity)
     except DataError as error:
         if real is not None:
-            raise DataError(
-                error.what,
-                why=f"--real is read as the preset {preset.name} reads its data",
-                hint="finished volumes are read with --intensity paper ([0, 1]) or fixed-window (HU)",
-            ) from error
+            raise
         console.warn(f"no real volumes shown: {error.what}")
         return None
 

@@ -19,9 +19,11 @@ from wdm_cli.engine.metrics import FID, METRICS, MSSSIM, PRDC
 from wdm_cli.engine.metrics.checks import (
     check_alike,
     check_fit,
-    check_pair,
     copies,
     few_unseen,
+    lay_warnings,
+    left_out,
+    paired,
     size_warnings,
     split_fitting,
 )
@@ -83,7 +85,7 @@ def run(
             file that cannot be used.
         ConfigError: a metric without the real volumes or the extractor that it needs.
     """
-    check(metrics, real, fake, extractor)
+    real = check(metrics, real, fake, extractor)
     network = [metric for metric in metrics if uses_network(metric)]
     real_rows, fake_rows = yield from all_rows(metrics, real, fake, extractor, options)
     scores: list[Score] = []
@@ -112,6 +114,7 @@ def run(
         warnings.append(f"not comparable: features of a {extractor.name}; use MedicalNet weights for numbers to report")
     if real is not None:
         warnings += size_warnings(real, fake, real_rows["network"].shape[1] if network else 0) + copies(real, fake)
+    warnings += lay_warnings(real, fake) + left_out(real, fake)
     stamp = protocol(metrics, real, fake, extractor if network else None, options)
     return Report(tuple(scores), stamp, tuple(warnings), tuple(remarks))
 
@@ -131,11 +134,11 @@ def run_all(
     """
     scales = max(1, min(5, fitting_scales(fake.shape)))
     chosen = {"prdc": PRDC(k=neighbours), "msssim": MSSSIM(scales=scales, pairs=pairs)}
-    metrics, left_out = split_fitting([chosen.get(metric.kind) or metric() for metric in METRICS], real, fake)
     if real is not None:
-        check_pair(real, fake)
+        real = paired(real, fake)
+    metrics, without = split_fitting([chosen.get(metric.kind) or metric() for metric in METRICS], real, fake)
     report = yield from run(metrics, fake, real, extractor, options)
-    return dataclasses.replace(report, warnings=(*left_out, *report.warnings))
+    return dataclasses.replace(report, warnings=(*without, *report.warnings))
 
 
 def without_network(fake: Volumes, real: Volumes, options: Options = DEFAULTS, *, pairs: int = 200) -> Steps[Report]:
@@ -145,9 +148,9 @@ def without_network(fake: Volumes, real: Volumes, options: Options = DEFAULTS, *
         MSSSIM(scales=scales, pairs=pairs),
         *(metric() for metric in METRICS if issubclass(metric, DescribingMetric)),
     ]
-    fitting, left_out = split_fitting(metrics, real, fake)
+    fitting, without = split_fitting(metrics, real, fake)
     report = yield from run(fitting, fake, real, None, options)
-    return dataclasses.replace(report, warnings=(*left_out, *report.warnings))
+    return dataclasses.replace(report, warnings=(*without, *report.warnings))
 
 
 def memorization(
@@ -161,8 +164,9 @@ def memorization(
     """Generated volumes that are nearer to a training volume than unseen ones are; see `metrics.memorization`."""
     from wdm_cli.engine.metrics import memorization as method
 
-    check_pair(train, fake)
+    train = paired(train, fake)
     if held_out is not None:
+        held_out = held_out.turned(train.axes)
         check_alike(train, held_out)
     settings = settings or method.Memorization()
     found = yield from method.memorization(train, fake, held_out, extractor, options, settings)
@@ -170,7 +174,7 @@ def memorization(
     scores = [Score("memorization", name, value, method.DIRECTIONS[name]) for name, value in values.items()]
     remarks = [f"thresholds from {found.thresholds_from}"]
     for match in found.matches[:CLOSEST]:
-        names = f"generated {fake.files[match.fake].name}, training {train.files[match.train].name}"
+        names = f"generated {fake.names[match.fake]}, training {train.names[match.train]}"
         verdict = "flagged" if match.flagged else "not flagged"
         remarks.append(
             f"{names}: {match.embedding} distance {match.distance:.4g}, threshold {match.threshold:.4g}, {verdict}"
@@ -178,7 +182,11 @@ def memorization(
     stamp = protocol([], train, fake, extractor, options)
     stamp["metrics"] = {"memorization": dataclasses.asdict(settings)}
     stamp["held_out"] = held_out.describe() if held_out else None
-    warnings = few_unseen(found.n_unseen, settings.false_alarms)
+    warnings = (
+        *few_unseen(found.n_unseen, settings.false_alarms),
+        *lay_warnings(train, fake),
+        *left_out(train, fake, held_out),
+    )
     return Report(tuple(scores), stamp, warnings, (*remarks, method.BLIND)), found
 
 
@@ -186,21 +194,24 @@ def uses_network(metric: Metric) -> bool:
     return isinstance(metric, FeatureMetric) and not isinstance(metric, DescribingMetric)
 
 
-def check(metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None) -> None:
-    """Refuse what cannot be computed or would mean nothing.
+def check(
+    metrics: Sequence[Metric], real: Volumes | None, fake: Volumes, extractor: Extractor | None
+) -> Volumes | None:
+    """The real volumes in the generated ones' order of axes; refuses what cannot be computed or would mean nothing.
 
     Raises:
         ConfigError: a metric lacks its real volumes or its network.
         DataError: the folders are the same or unlike, or too few or too small for a metric.
     """
     if real is not None:
-        check_pair(real, fake)
+        real = paired(real, fake)
     for metric in metrics:
         if metric.needs_real and real is None:
             raise ConfigError(f"{metric.kind} needs real volumes", hint="give --real DIR")
         if uses_network(metric) and extractor is None:
             raise ConfigError(f"{metric.kind} needs the features of a network", hint="give --weights FILE or random")
         check_fit(metric, real, fake)
+    return real
 
 
 def share(
@@ -215,8 +226,7 @@ def share(
     """One process's part of the rows that `run` needs, put into the cache; see `metrics.crew.share`."""
     from wdm_cli.engine.metrics import crew
 
-    check_pair(real, fake)
-    yield from crew.share((real, fake), row_sources(metrics, extractor), cache_dir, rank, world)
+    yield from crew.share((paired(real, fake), fake), row_sources(metrics, extractor), cache_dir, rank, world)
 
 
 def row_sources(metrics: Sequence[Metric], extractor: Extractor | None) -> list[Source]:
@@ -282,6 +292,7 @@ def protocol(
         "real": real.describe() if real else None,
         "fake": fake.describe(),
         "shape": list(fake.shape),
+        "axes": fake.axes,
         "intensity": fake.intensity.describe(),
         "extractor": extractor.describe() if extractor else None,
         "seed": options.seed,

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from wdm_cli.engine.data.volume import times
 from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.metrics.lay import along
 from wdm_cli.engine.metrics.metric import Metric
 from wdm_cli.engine.metrics.volumes import Volumes
 
+SAME_SIZE = 1.02  # ratio of voxel sides that pass for equal
+SIZES_SHOWN = 3
 
-def check_pair(real: Volumes, fake: Volumes) -> None:
-    """Refuse a comparison that means nothing: DataError if both are one folder, or unlike (`check_alike`)."""
+
+def paired(real: Volumes, fake: Volumes) -> Volumes:
+    """The real volumes with their axes turned to those of the generated ones, which every comparison begins with.
+
+    Raises:
+        DataError: the comparison would mean nothing: both are one folder, or unlike (`check_alike`).
+    """
     if real.root.resolve() == fake.root.resolve():
         raise DataError(
             f"{fake.root}: real and generated volumes are the same folder",
             why="every distance would be 0",
-            hint="give the folder of generated volumes as --fake",
+            hint="name another folder of real volumes: --real DIR",
         )
-    check_alike(real, fake)
+    return check_alike(real, fake)
 
 
-def check_alike(real: Volumes, fake: Volumes) -> None:
-    """Refuse folders of unlike shapes or intensity schemes with a DataError."""
+def check_alike(real: Volumes, fake: Volumes) -> Volumes:
+    """The first with its axes turned to those of the second; DataError if shapes or intensity schemes are unlike."""
+    real = real.turned(fake.axes)
     if real.shape != fake.shape:
+        told = (f" ({fake.axes})", f" ({real.lays[0].axes}, turned to {fake.axes})")
+        here, there = told if real.lays[0].axes != fake.axes else ("", "")
         raise DataError(
-            f"{fake.files[0]}: {'×'.join(map(str, fake.shape))} voxels, but "
-            f"{real.files[0]} has {'×'.join(map(str, real.shape))}",
+            f"{fake.files[0]}: {times(fake.shape)} voxels{here}, but {real.files[0]} has {times(real.shape)}{there}",
             why="an evaluation compares volumes of one shape",
             hint="for a raw data set give --preset NAME: its real volumes are then made as for training",
         )
@@ -35,6 +47,48 @@ def check_alike(real: Volumes, fake: Volumes) -> None:
             why="scores of unlike intensity schemes say nothing about the images",
             hint="prepare the real volumes by the preset the generated ones were made with (--preset NAME)",
         )
+    return real
+
+
+def lay_warnings(real: Volumes | None, fake: Volumes) -> list[str]:
+    """What a reader must know of how the volumes lie: what was turned, what training saw, voxels of unlike size."""
+    found = []
+    for volumes in (fake, real):
+        if volumes is None or set(volumes.orientations) == {fake.axes}:
+            continue
+        others = [f"{count} lie {axes}" for axes, count in volumes.orientations.items() if axes != fake.axes]
+        found.append(
+            f"{volumes.root}: of {len(volumes)} volumes {', '.join(others)}; they were turned to {fake.axes}, as the "
+            "first generated one lies (axes flipped or exchanged, nothing interpolated)"
+        )
+        if volumes.dataset is not None and len(volumes.orientations) > 1:
+            found.append(
+                f"{volumes.root}: training takes arrays as they are stored, so a model of these data may make volumes "
+                "of every orientation, whatever their affines say"
+            )
+    sizes = fake.voxel_sizes | (real.voxel_sizes if real else {})
+    if len(sizes) > 1 and not are_alike(real, fake):
+        told = [f"{', '.join(list(v.voxel_sizes)[:SIZES_SHOWN])} mm in {v.root}" for v in (real, fake) if v is not None]
+        found.append(f"voxels of {'; '.join(told)}: volumes of one shape at several scales show unlike anatomy")
+    return found
+
+
+def are_alike(real: Volumes | None, fake: Volumes) -> bool:
+    """Whether all voxel sizes, along the same axes, are one to within SAME_SIZE."""
+    lays = [*fake.lays, *(real.lays if real else ())]
+    sides = zip(*(along(lay.spacing, lay.axes, fake.axes) for lay in lays), strict=True)
+    return all(max(side) <= SAME_SIZE * min(side) for side in sides)
+
+
+def left_out(*folders: Volumes | None) -> list[str]:
+    """Warnings of files that are not taken, with the reasons."""
+    found = []
+    for volumes in folders:
+        reasons: dict[str, list[Path]] = {}
+        for path, reason in volumes.left_out if volumes else ():
+            reasons.setdefault(reason, []).append(path)
+        found += [f"{len(paths)} files left out: {reason}, e.g. {paths[0]}" for reason, paths in reasons.items()]
+    return found
 
 
 def check_fit(metric: Metric, real: Volumes | None, fake: Volumes) -> None:
@@ -49,16 +103,16 @@ def check_fit(metric: Metric, real: Volumes | None, fake: Volumes) -> None:
 def split_fitting(metrics: Sequence[Metric], real: Volumes | None, fake: Volumes) -> tuple[list[Metric], list[str]]:
     """The metrics that can be computed, and why the others are left out."""
     fitting: list[Metric] = []
-    left_out = []
+    without = []
     n = min(len(fake), len(real) if real else len(fake))
     for metric in metrics:
         if metric.needs_real and real is None:
-            left_out.append(f"{metric.kind} left out: it needs real volumes (--real DIR)")
+            without.append(f"{metric.kind} left out: it needs real volumes (--real DIR)")
         elif problem := metric.unfit(fake.shape, n):
-            left_out.append(f"{metric.kind} left out: {problem[0]}")
+            without.append(f"{metric.kind} left out: {problem[0]}")
         else:
             fitting.append(metric)
-    return fitting, left_out
+    return fitting, without
 
 
 def copies(real: Volumes, fake: Volumes) -> list[str]:

@@ -73,6 +73,9 @@ def unlike(a: dict[str, Any], b: dict[str, Any], *, unequal_n: bool) -> tuple[li
     if a["fake"]["n"] != b["fake"]["n"]:
         text = f"unequal n of generated volumes: {a['fake']['n']} and {b['fake']['n']}"
         (warnings if unequal_n else problems).append(text)
+    if a.get("axes") != b.get("axes"):
+        said = " and ".join(side.get("axes") or "not recorded (arrays as they were stored)" for side in (a, b))
+        warnings.append(f"order of axes {said}")
     if a["seed"] != b["seed"]:
         warnings.append(f"seeds {a['seed']} and {b['seed']}")
     changed = [f"{k} {v} and {b['versions'].get(k)}" for k, v in a["versions"].items() if v != b["versions"].get(k)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ import numpy as np
 
 from wdm_cli.engine.data.volume import Volume, read_nifti
 from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.metrics.folder import nifti_files, read_told
+from wdm_cli.engine.metrics.intensity import Intensity
 from wdm_cli.engine.metrics.metric import Progress, Steps
-from wdm_cli.engine.metrics.volumes import Intensity, nifti_files, recorded_intensity
 
 CLIPPED = 0.01  # share of voxels at the very top of the range from which a volume counts as clipped
 FLAT = 0.01  # standard deviation in [0, 1] below which a volume counts as nearly empty
@@ -21,11 +23,15 @@ FLAT = 0.01  # standard deviation in [0, 1] below which a volume counts as nearl
 
 @dataclass(frozen=True)
 class Finding:
-    """unusable: no score can be computed with this file; suspicious: look at it."""
+    """unusable: no score can be computed with this file; suspicious: look at it; left out: it is not scored.
+
+    name: the file below the folder.
+    """
 
     file: Path
-    level: Literal["unusable", "suspicious"]
+    level: Literal["unusable", "suspicious", "left out"]
     text: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,9 @@ def inspect(root: str | Path, intensity: Intensity | None = None, least: int = 2
         least: how many files there must be.
     """
     root = Path(root)
-    scheme = intensity or recorded_intensity(root) or Intensity()
-    files, looks, findings = nifti_files(root, least), [], []
+    scheme = intensity or read_told(root).intensity or Intensity()
+    files, left_out = nifti_files(root, least)
+    looks, findings = [], [Finding(path, "left out", reason) for path, reason in left_out]
     for done, path in enumerate(files, start=1):
         try:
             volume = read_nifti(path)
@@ -83,6 +90,7 @@ def inspect(root: str | Path, intensity: Intensity | None = None, least: int = 2
     for name, level in (("shape", "unusable"), ("spacing", "suspicious"), ("orientation", "suspicious")):
         findings += out_of_line(looks, name, level)
     counts = (dict(Counter(getattr(look, name) for look in looks)) for name in ("shape", "spacing", "orientation"))
+    findings = [dataclasses.replace(found, name=str(found.file.relative_to(root))) for found in findings]
     return Sanity(root, len(files), tuple(sorted(findings, key=lambda f: (f.level != "unusable", f.file))), *counts)
 
 
@@ -116,8 +124,13 @@ def duplicates(looks: list[Look]) -> list[Finding]:
     found = []
     for look in looks:
         if (earlier := first.setdefault(look.content, look.file)) != look.file:
-            found.append(Finding(look.file, "suspicious", f"the same voxels as {earlier.name}"))
+            found.append(Finding(look.file, "suspicious", f"the same voxels as {named(earlier, look.file)}"))
     return found
+
+
+def named(path: Path, other: Path) -> str:
+    """A file as one reads it beside another: its name, with its folder where both are named alike."""
+    return path.name if path.name != other.name else f"{path.parent.name}/{path.name}"
 
 
 def out_of_line(looks: list[Look], name: str, level: Any) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The volumes of a folder as arrays in [0, 1], read one at a time.
+"""The volumes of a folder as arrays in [0, 1], read one at a time, all in one order of axes.
 
 How stored intensities become [0, 1] is never guessed: it stands in the folder's run.json, or the caller says it.
 """
@@ -8,77 +8,53 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wdm_cli.engine.data.cache import FORMAT
 from wdm_cli.engine.data.dataset import Dataset
-from wdm_cli.engine.data.volume import Volume, read_nifti
-from wdm_cli.engine.errors import ConfigError, DataError
-from wdm_cli.engine.files import PARTIAL, sha256_file
+from wdm_cli.engine.data.inventory import NIFTI
+from wdm_cli.engine.data.volume import Volume, read_nifti, times
+from wdm_cli.engine.errors import DataError
+from wdm_cli.engine.files import sha256_file
+from wdm_cli.engine.metrics.folder import names_of, nifti_files, read_told, require
+from wdm_cli.engine.metrics.intensity import Intensity
+from wdm_cli.engine.metrics.lay import Lay, Shape, along, lay_of, turn
 
-Shape = tuple[int, int, int]
-Scheme = Literal["paper", "fixed-window"]
-ROUNDING = 1e-4  # how far outside [0, 1] a resampled or compressed volume may lie
-
-
-@dataclass(frozen=True)
-class Intensity:
-    """How stored values become [0, 1]: `paper` stores them so, `fixed-window` stores HU of a window."""
-
-    scheme: Scheme = "paper"
-    window: tuple[float, float] = (-1000.0, 1000.0)
-
-    def __post_init__(self) -> None:
-        if self.scheme not in get_args(Scheme):
-            raise ConfigError(
-                f"unknown intensity scheme {self.scheme!r}", hint=f"choose one of: {', '.join(get_args(Scheme))}"
-            )
-
-    def to_unit(self, array: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
-        """Values in [0, 1]; DataError if the file cannot have been written under this scheme."""
-        low, high = float(array.min()), float(array.max())
-        found = f"{path}: values from {low:.6g} to {high:.6g}"
-        if self.scheme == "paper":
-            if low < -ROUNDING or high > 1 + ROUNDING:
-                raise DataError(
-                    f"{found} do not lie in [0, 1]",
-                    why="the intensity scheme `paper` compares volumes that are already in [0, 1]",
-                    hint="CT in HU: --intensity fixed-window; raw images: --preset NAME, which preprocesses them",
-                )
-            return array.clip(0, 1)
-        if high - low <= 2:
-            raise DataError(
-                f"{found} are no HU",
-                why="the intensity scheme `fixed-window` reads Hounsfield units",
-                hint="for volumes in [0, 1] use --intensity paper",
-            )
-        bottom, top = self.window
-        return ((array - bottom) / (top - bottom)).clip(0, 1)
-
-    def describe(self) -> dict[str, Any]:
-        """What of it belongs into a protocol stamp."""
-        return {"scheme": self.scheme} | ({"window": list(self.window)} if self.scheme == "fixed-window" else {})
+__all__ = ["Intensity", "Volumes", "open_dataset", "open_folder"]
+OTHER_WAYS = (
+    "real volumes are read as a preset's data table says: name another with --preset NAME (and --set data.KEY=VALUE); "
+    "finished volumes are read with --intensity paper ([0, 1]) or fixed-window (HU)"
+)
 
 
 @dataclass(frozen=True)
 class Volumes(Sequence[NDArray[np.float32]]):
     """The volumes of a folder; `volumes[i]` reads file i as [D, H, W] float32 in [0, 1].
 
+    shape: sides of every volume, along `axes`. names: what to call each volume, no two alike.
+    lays: how each lies by itself; of a raw data set the voxel size is that of the first training volume.
+    axes: where the axes of all arrays point; files that lie otherwise are turned (see `lay.turn`).
     dataset: settings that turn raw files into training volumes; None for files that are volumes already.
+    left_out: NIfTI files that are not taken, with the reason.
     """
 
     root: Path
     files: tuple[Path, ...]
     shape: Shape
     intensity: Intensity
+    names: tuple[str, ...]
+    lays: tuple[Lay, ...]
+    axes: str
     dataset: Dataset | None = None
+    left_out: tuple[tuple[Path, str], ...] = ()
     hashes: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -95,22 +71,45 @@ class Volumes(Sequence[NDArray[np.float32]]):
         """
         path = self.files[index]
         if self.dataset is not None:
-            made = self.dataset.load(path)
+            made = turn(load(self.dataset, path), self.axes)
             return Volume(((made.array + 1) / 2).astype(np.float32, copy=False), made.affine)
-        read = read_nifti(path)
+        read = turn(read_nifti(path), self.axes)
         if read.shape != self.shape:
-            raise odd_shape(path, read.shape, self.files[0], self.shape)
+            raise odd_shape(path, Lay.of(read.shape, read.affine), self.files[0], self.shape, self.axes)
         return Volume(self.intensity.to_unit(read.array, path), read.affine)
 
     def subset(self, indices: Sequence[int]) -> Volumes:
         """Some of the volumes, at least two."""
-        files = tuple(self.files[index] for index in indices)
-        require(self.root, files)
-        return dataclasses.replace(self, files=files, hashes={})
+        chosen = self._chosen(indices)
+        require(self.root, chosen.files)
+        return chosen
+
+    def with_files(self, files: Sequence[Path]) -> Volumes:
+        """Other files of the same folder, or some of its own, read and called alike."""
+        names, lays = dict(zip(self.files, self.names, strict=True)), dict(zip(self.files, self.lays, strict=True))
+        others = [path for path in files if path not in names]
+        if others and self.dataset is not None:
+            cases = dataclasses.replace(self.dataset, part="all").find(self.root).cases
+            names |= {case.path: case.name for case in cases}
+        elif others:
+            names |= dict(zip(others, names_of(others, self.root), strict=True))
+        lays |= {path: data_lay(path, self.lays[0]) if self.dataset else lay_of(path) for path in others}
+        told, lie = tuple(names[path] for path in files), tuple(lays[path] for path in files)
+        check_shapes(files, lie, self.axes)
+        return dataclasses.replace(self, files=tuple(files), names=told, lays=lie, hashes={})
 
     def only(self, index: int) -> Volumes:
         """File `index` alone, its hash known: what a process needs that works on it."""
-        return dataclasses.replace(self, files=(self.files[index],), hashes={0: self.sha256(index)})
+        return dataclasses.replace(self._chosen([index]), hashes={0: self.sha256(index)})
+
+    def _chosen(self, indices: Sequence[int]) -> Volumes:
+        files = tuple(self.files[index] for index in indices)
+        names, lays = tuple(self.names[index] for index in indices), tuple(self.lays[index] for index in indices)
+        return dataclasses.replace(self, files=files, names=names, lays=lays, hashes={})
+
+    def turned(self, axes: str) -> Volumes:
+        """The same volumes with all arrays along other axes."""
+        return dataclasses.replace(self, axes=axes, shape=along(self.shape, self.axes, axes))
 
     def sha256(self, index: int) -> str:
         """Hash of the content of file `index`, read once."""
@@ -120,8 +119,8 @@ class Volumes(Sequence[NDArray[np.float32]]):
 
     def identity(self, index: int) -> str:
         """Hash of all that `self[index]` depends on."""
-        made_by = self.dataset.voxel_settings() if self.dataset else None
-        parts = [self.sha256(index), self.intensity.describe(), self.shape, made_by]
+        made_by = [FORMAT, self.dataset.voxel_settings()] if self.dataset else None
+        parts = [self.sha256(index), self.intensity.describe(), self.shape, self.axes, made_by]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -129,9 +128,20 @@ class Volumes(Sequence[NDArray[np.float32]]):
         """One hash for the contents of all files, whatever their names and order."""
         return hashlib.sha256("\n".join(sorted(map(self.sha256, range(len(self))))).encode()).hexdigest()
 
+    @property
+    def orientations(self) -> dict[str, int]:
+        """How many volumes lie each way by themselves, most first."""
+        return dict(Counter(lay.axes for lay in self.lays).most_common())
+
+    @property
+    def voxel_sizes(self) -> dict[str, int]:
+        """How many volumes have each voxel size, in mm along `axes`, most first."""
+        return dict(Counter(lay.voxels(self.axes) for lay in self.lays).most_common())
+
     def describe(self) -> dict[str, Any]:
         """What of it belongs into a protocol stamp."""
-        return {"folder": str(self.root), "n": len(self), "files_sha256": self.files_sha256}
+        lie = {"orientations": self.orientations, "voxel_sizes_mm": self.voxel_sizes}
+        return {"folder": str(self.root), "n": len(self), "files_sha256": self.files_sha256, **lie}
 
 
 def open_folder(root: str | Path, intensity: Intensity | None = None, least: int = 2) -> Volumes:
@@ -144,87 +154,71 @@ def open_folder(root: str | Path, intensity: Intensity | None = None, least: int
         DataError: fewer than `least` NIfTI files, or files of different shapes (from their headers).
     """
     root = Path(root)
-    files = nifti_files(root, least)
-    shape = header_shape(files[0])
-    for path in files[1:]:
-        if (other := header_shape(path)) != shape:
-            raise odd_shape(path, other, files[0], shape)
-    return Volumes(root, files, shape, intensity or recorded_intensity(root) or Intensity())
+    files, left_out = nifti_files(root, least)
+    lays = tuple(map(lay_of, files))
+    shape, axes = lays[0].shape, lays[0].axes
+    check_shapes(files, lays, axes)
+    scheme = intensity or read_told(root).intensity or Intensity()
+    return Volumes(root, files, shape, scheme, names_of(files, root), lays, axes, left_out=left_out)
 
 
 def open_dataset(root: str | Path, dataset: Dataset) -> Volumes:
-    """A raw data set, its cases made into training volumes as a preset's `data` table says."""
+    """A raw data set, its cases made into training volumes as a preset's `data` table says, called by their names.
+
+    Raises:
+        DataError: no case, the first cannot be used, or cases that lie so that they cannot be turned to one order.
+    """
     root = Path(root)
-    inventory = dataset.find(root)
-    files = tuple(case.path for case in inventory.cases)
+    try:
+        cases = dataset.find(root).cases
+    except DataError as error:
+        raise with_ways(error) from error
+    files = tuple(case.path for case in cases)
     require(root, files)
-    return Volumes(root, files, dataset.shape, Intensity(dataset.intensity, dataset.window), dataset)
+    made = load(dataset, files[0])
+    first = Lay.of(made.shape, made.affine)
+    lays = [first, *(data_lay(path, first) for path in files[1:])]
+    check_shapes(files, lays, first.axes)
+    scheme = Intensity(dataset.intensity, dataset.window)
+    names = tuple(case.name for case in cases)
+    return Volumes(root, files, first.shape, scheme, names, tuple(lays), first.axes, dataset)
 
 
-def recorded_intensity(root: Path) -> Intensity | None:
-    """The scheme that a folder's run.json states under preset.data; None without that file.
+def data_lay(path: Path, first: Lay) -> Lay:
+    """How a training volume lies, from its raw file's header and the first training volume."""
+    axes = lay_of(path).axes if path.name.lower().endswith(NIFTI) else first.axes
+    return Lay(first.shape, along(first.spacing, first.axes, axes), axes)
 
-    Raises:
-        DataError: the file is there but states no scheme.
-    """
-    path = root / "run.json"
-    if not path.is_file():
-        return None
+
+def load(dataset: Dataset, path: Path) -> Volume:
+    """A training volume; raises as `Dataset.load` does, with hints for an evaluation."""
     try:
-        data = json.loads(path.read_bytes())["preset"]["data"]
-        low, high = data.get("window", Intensity.window)
-        return Intensity(data["intensity"], (float(low), float(high)))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: does not state preset.data.intensity", hint="give --intensity paper or fixed-window"
-        ) from error
+        return dataset.load(path)
+    except DataError as error:
+        raise with_ways(error) from error
 
 
-def nifti_files(root: Path, least: int = 2) -> tuple[Path, ...]:
-    """All NIfTI files below a folder, sorted; temporary files and hidden folders are left out.
-
-    Raises:
-        DataError: no such folder, or fewer than two files in it.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
-    found = (path for path in root.rglob("*") if path.name.lower().endswith((".nii", ".nii.gz")))
-    files = tuple(sorted(p for p in found if p.is_file() and not is_hidden(p.relative_to(root))))
-    require(root, files, least)
-    return files
+def with_ways(error: DataError) -> DataError:
+    """The error of a data set; hints at options of training become those that an evaluation has."""
+    of_training = "--dataset" in error.hint or "--set" in error.hint
+    return DataError(error.what, why=error.why, hint=OTHER_WAYS if of_training else error.hint)
 
 
-def is_hidden(path: Path) -> bool:
-    return any(part == PARTIAL or part.startswith(".") for part in path.parts)
+def check_shapes(files: Sequence[Path], lays: Sequence[Lay], axes: str) -> None:
+    """Raise DataError for the first volume that has another shape than the first file's, along the same axes."""
+    shape = along(lays[0].shape, lays[0].axes, axes)
+    for path, lay in zip(files, lays, strict=True):
+        if along(lay.shape, lay.axes, axes) != shape:
+            raise odd_shape(path, lay, files[0], shape, axes)
 
 
-def require(root: Path, files: Sequence[Path], least: int = 2) -> None:
-    """Raise DataError for fewer files; two at least where volumes are compared."""
-    if len(files) < least:
-        only = f" ({files[0].name})" if files else ""
-        raise DataError(
-            f"{root}: {len(files)} NIfTI file{'s' * (len(files) != 1)}{only}"
-            + (f", an evaluation needs at least {least}" if least > 1 else ""),
-            hint="the paper uses 1000; a few hundred give a usable comparison at equal n",
-        )
-
-
-def header_shape(path: Path) -> Shape:
-    """Sides of a volume from its header alone; a file that is not NIfTI gets the reader's own error."""
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        shape = tuple(nib.load(path).shape)  # type: ignore[attr-defined]
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError):
-        return read_nifti(path).shape
-    return cast("Shape", shape[:3] if shape[3:] == (1,) else shape)
-
-
-def odd_shape(path: Path, shape: tuple[int, ...], first: Path, expected: Shape) -> DataError:
+def odd_shape(path: Path, lay: Lay, first: Path, expected: Shape, axes: str) -> DataError:
     """The error of a volume that has another shape than the first one."""
+    here, there = (f" ({lay.axes})", f" ({axes})") if lay.axes != axes else ("", "")
+    other = first if first.name == path.name else first.name
     return DataError(
-        f"{path}: {'×'.join(map(str, shape))} voxels, but {first.name} has {'×'.join(map(str, expected))}",
-        why="an evaluation compares volumes of one shape",
-        hint="keep each size in a folder of its own",
+        f"{path}: {times(lay.shape)} voxels{here}, but {other} has {times(expected)}{there}",
+        why="an evaluation compares volumes of one shape" + " in one order of axes" * bool(here),
+        hint="keep each size in a folder of its own"
+        + "; `wdm preprocess nifti` brings volumes to one order of axes" * bool(here),
     )

@@ -4,8 +4,9 @@
 come from (with `methods` for words), `viewer` packs volumes for 3D, `page` writes HTML; `build` brings them together.
 """
 
+from wdm_cli.engine.metrics.folder import is_run
 from wdm_cli.engine.report.build import build
 from wdm_cli.engine.report.draft import Settings
-from wdm_cli.engine.report.story import Run, Samples, is_run, read_run, read_samples
+from wdm_cli.engine.report.story import Run, Samples, read_run, read_samples
 
 __all__ = ["Run", "Samples", "Settings", "build", "is_run", "read_run", "read_samples"]

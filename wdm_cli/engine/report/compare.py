@@ -8,9 +8,8 @@ import numpy as np
 
 from wdm_cli.engine import evaluate
 from wdm_cli.engine.chart import Chart, Line, svg
-from wdm_cli.engine.data.inventory import stem
 from wdm_cli.engine.data.volume import Volume
-from wdm_cli.engine.metrics.checks import check_pair
+from wdm_cli.engine.metrics.checks import lay_warnings, left_out, paired
 from wdm_cli.engine.metrics.memorization import BLIND
 from wdm_cli.engine.metrics.metric import Options, Steps
 from wdm_cli.engine.metrics.report import Report
@@ -53,13 +52,14 @@ def compare(
     """
     settings = draft.settings
     if real is not None:
-        check_pair(real, made)
+        real = paired(real, made)
+    draft.warnings += [*lay_warnings(real, made), *left_out(made, real)]
     some, some_real = _first(made, settings.most), _first(real, settings.most) if real is not None else None
     if len(some) < len(made):
         draft.warnings.append(f"averages and scores made here are of the first {len(some)} of {len(made):,} volumes")
     else:
         found = yield from inspect(made.root, made.intensity, least=1)
-        draft.warnings += [f"{finding.file.name}: {finding.text}" for finding in found.findings[:FINDINGS_SHOWN]]
+        draft.warnings += [f"{finding.name}: {finding.text}" for finding in found.findings[:FINDINGS_SHOWN]]
         if len(found.findings) > FINDINGS_SHOWN:
             draft.warnings.append(f"{len(found.findings) - FINDINGS_SHOWN} more: wdm eval sanity --fake {made.root}")
     windows = _side_by_side(draft, made, real)
@@ -93,7 +93,7 @@ def _side_by_side(draft: Draft, made: Volumes, real: Volumes | None) -> tuple[Wi
     for side, (volumes, shown) in sides.items():
         figures = [f"<h3>{side.capitalize()}, {len(shown)} of {len(volumes):,}</h3>"]
         for index, volume in enumerate(shown):
-            name = f"{side} {stem(volumes.files[index])}"
+            name = f"{side} {volumes.names[index]}"
             draft.shown.append((name, volume))
             data = {"volume": f"volume-{len(draft.shown)}", "name": name}
             for window in windows:
@@ -186,7 +186,7 @@ def _nearest(draft: Draft, made: Volumes, real: Volumes, held_out: Volumes | Non
     for match in found.matches[:PAIRS_SHOWN]:
         share = match.distance / match.threshold if match.threshold else 0.0
         verdict = "flagged" if match.flagged else "not flagged"
-        ours, theirs = stem(made.files[match.fake]), stem(real.files[match.train])
+        ours, theirs = made.names[match.fake], real.names[match.train]
         text = f"nearest: {theirs}; distance {share:.2f} of the threshold, {verdict}"
         pair = [
             page.image(look.thumbnail(made.volume(match.fake), bounds), ours, f"synthetic {ours}"),

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wdm_cli.engine.beside import open_generated
 from wdm_cli.engine.errors import ConfigError, DataError
-from wdm_cli.engine.metrics.volumes import Intensity, Volumes, open_folder
+from wdm_cli.engine.metrics.folder import is_run
+from wdm_cli.engine.metrics.volumes import Volumes
 from wdm_cli.engine.metrics_log import read_metrics
 from wdm_cli.engine.preset import Preset, from_dict
 
@@ -85,11 +87,6 @@ def number(path: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder was written by `wdm train`."""
-    return (folder / "run.json").is_file() and ((folder / "checkpoints").is_dir() or (folder / "metrics.csv").is_file())
-
-
 def read_run(folder: Path) -> Run:
     """A run folder.
 
@@ -102,14 +99,14 @@ def read_run(folder: Path) -> Run:
     return Run(folder, about, preset, read_metrics(folder / "metrics.csv"))
 
 
-def read_samples(folder: Path, intensity: Intensity | None = None) -> Samples:
+def read_samples(folder: Path, scheme: str | None = None) -> Samples:
     """A folder of generated volumes.
 
     Raises:
         DataError: no volume, or of different shapes, or run.json is damaged.
     """
     about, preset = _about(folder) if (folder / "run.json").is_file() else ({}, None)
-    return Samples(open_folder(folder, intensity, least=1), about, preset)
+    return Samples(open_generated(folder, scheme, least=1), about, preset)
 
 
 def _about(folder: Path) -> tuple[dict[str, Any], Preset | None]:
