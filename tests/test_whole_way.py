@@ -174,7 +174,6 @@ def test_scales_that_are_unlike_are_refused_with_a_way_out(way: Way) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ct-hu", "mr"])
-@pytest.mark.skip(reason="--held-out with data.part=train")
 def test_held_out_by_the_split_that_training_used(way: Way, kind: str) -> None:
     root = way(kind)
     held_out = ("--real", root / "prepared", "--held-out", root / "prepared" / "split.json")

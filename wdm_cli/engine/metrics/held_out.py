@@ -83,7 +83,7 @@ def _side(real: Volumes, files: set[Path], held_out: Path) -> Volumes:
             why="held-out volumes are compared with those that were trained on: both sides need at least two",
             hint="hold out more or fewer of them (`wdm split DIR --val 0.1`), or leave --held-out away",
         )
-    return dataclasses.replace(real, files=tuple(sorted(files)), hashes={})
+    return real.with_files(sorted(files))
 
 
 def _inventories(real: Volumes) -> list[Inventory]:
