@@ -29,7 +29,9 @@ def test_adni(tmp_path: Path) -> None:
     assert guess_kind(tmp_path) == "adni"
     found = Adni(image_size=32).find(tmp_path)
     assert [case.name for case in found.cases] == [EXPORT, "sub-ADNI002S0295_ses-M00_T1w"]
-    assert found.reasons() == {"not named as in ADNI, or no T1w image": 2, "mask or segmentation": 1}
+    assert found.reasons() == {
+        "not named as in ADNI": 1, "other contrast (FLAIR)": 1, "label map or mask by its name": 1,
+    }  # fmt: skip
     assert [recognise(case.name) for case in found.cases] == ["ADNI_002_S_0295"] * 2
     assert Adni(image_size=32).load(found.cases[0].path).shape == (32, 32, 32)
 
@@ -44,7 +46,7 @@ def test_mrnet(tmp_path: Path) -> None:
     data = MrNet(image_size=32)
     found = data.find(tmp_path)
     assert [case.name for case in found.cases] == ["0000", "1130"]
-    assert found.reasons() == {"other plane (axial)": 2, "not .npy (.csv)": 1}
+    assert found.reasons() == {"other plane (axial)": 2, "text, tables, pictures": 1}
     raw = data.read(found.cases[0].path)
     assert raw.shape == (24, 32, 17)
     assert raw.array[5, 7, 3] == STACK[3, 7, 5]
@@ -93,7 +95,7 @@ def test_fastmri(tmp_path: Path) -> None:
     assert [case.path for case in FastMri().find(tmp_path).cases] == [knee, brain]
     only = FastMri(acquisition="CORPD_FBK", image_size=32).find(tmp_path)
     assert [case.path for case in only.cases] == [knee]
-    assert only.reasons() == {"other acquisition": 1, "not named as in fastMRI": 1}
+    assert only.reasons() == {"other acquisition (AXT2)": 1, "not named as in fastMRI": 1}
     raw = FastMri().read(brain)
     assert raw.spacing == pytest.approx((0.5, 0.75, 4.5))
     assert raw.array[5, 7, 3] == pytest.approx(STACK[3, 7, 5] * 1e-6)

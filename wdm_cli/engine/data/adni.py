@@ -18,8 +18,7 @@ from wdm_cli.engine.data.dataset import Dataset
 from wdm_cli.engine.data.inventory import stem
 
 EXPORTED = re.compile(r"ADNI_\d{3}_S_\d{4}_MR_.+", re.IGNORECASE)
-BIDS = re.compile(r"sub-ADNI\d{3}S\d{4}_.*T1w", re.IGNORECASE)
-MASK = re.compile(r"mask|seg|label", re.IGNORECASE)
+BIDS = re.compile(r"(?P<who>sub-ADNI\d{3}S\d{4}(_ses-[a-z0-9]+)?)(_.+)?_(?P<kind>[a-z0-9]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,7 @@ class Adni(Dataset):
     dir: str = "data/ADNI"
 
     layout: ClassVar[str] = "ADNI_002_S_0295_MR_….nii or sub-ADNI002S0295_ses-M00_T1w.nii.gz (at any depth)"
+    unlike: ClassVar[str] = "not named as in ADNI"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -37,5 +37,16 @@ class Adni(Dataset):
 
     def case(self, path: Path) -> tuple[str, str]:
         if not self.recognises(path):
-            return "", "not named as in ADNI, or no T1w image"
-        return ("", "mask or segmentation") if MASK.search(stem(path)) else (stem(path), "")
+            return "", self.unlike
+        match = BIDS.fullmatch(stem(path))
+        if match and match["kind"].lower() != "t1w":
+            return "", f"other contrast ({match['kind']})"
+        return stem(path), ""
+
+    def subject(self, path: Path) -> str:
+        match = BIDS.fullmatch(stem(path))
+        return match["who"] if match else ""
+
+    @property
+    def lacks(self) -> str:
+        return "other images but no T1w"

@@ -27,6 +27,7 @@ class Brats(Dataset):
     contrast: Literal["t1n", "t1c", "t2w", "t2f"] = "t1n"
 
     layout: ClassVar[str] = "CASE/CASE-t1n.nii.gz (or -t1c, -t2w, -t2f; at any depth)"
+    unlike: ClassVar[str] = "not named as in BraTS"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -35,11 +36,17 @@ class Brats(Dataset):
     def case(self, path: Path) -> tuple[str, str]:
         match = NAME.fullmatch(stem(path))
         if match is None:
-            return "", "not named as in BraTS"
+            return "", self.unlike
         contrast = CONTRASTS.get(match["kind"].lower(), match["kind"].lower())
-        if contrast == "seg":
-            return "", "segmentation"
         return (match["case"], "") if contrast == self.contrast else ("", f"other contrast ({contrast})")
+
+    def subject(self, path: Path) -> str:
+        match = NAME.fullmatch(stem(path))
+        return match["case"] if match else ""
+
+    @property
+    def lacks(self) -> str:
+        return f"other contrasts but no {self.contrast}"
 
     def advice(self, inventory: Inventory) -> str:
         for reason in inventory.reasons():

@@ -5,12 +5,16 @@ No torch, and numpy only when a file is read: configuration imports this.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from wdm_cli.engine.data.inventory import NIFTI, NOT_NIFTI, Inventory, named, walk
+from wdm_cli.engine.data.formats import NIFTI
+from wdm_cli.engine.data.inventory import Case, Inventory, list_files, named, some_of, stem, walk
+from wdm_cli.engine.data.labelmaps import BY_NAME, TAKE, by_content, by_name
 from wdm_cli.engine.data.split import part_of
 from wdm_cli.engine.errors import DataError, require
 
@@ -41,8 +45,10 @@ class Dataset(ABC):
     crop_margin: the share of a raw side that may be cropped before the volume is downsampled instead.
     cache: precision of the preprocessed copies that training reads.
     part: `all` cases, or those that the folder's split.json (`wdm split`) lists for `train` or `val`.
+    label_maps: `leave` them out by name and refuse them by content, or `take` them as volumes like others.
     """
 
+    kind: str
     dir: str
     image_size: int | tuple[int, int, int] = 128
     intensity: Literal["paper", "fixed-window"] = "paper"
@@ -50,9 +56,11 @@ class Dataset(ABC):
     crop_margin: float = 0.1
     cache: Literal["float32", "int16"] = "float32"
     part: Literal["all", "train", "val"] = "all"
+    label_maps: Literal["leave", "take"] = "leave"
 
     layout: ClassVar[str] = ""
     suffixes: ClassVar[tuple[str, ...]] = NIFTI
+    unlike: ClassVar[str] = "not named as in the layout"
 
     def __post_init__(self) -> None:
         require(min(self.shape) >= 2, "image_size", "every side must be at least 2")
@@ -80,6 +88,11 @@ class Dataset(ABC):
     def recognises(cls, path: Path) -> bool:
         """Whether a file is named as in this layout."""
 
+    @classmethod
+    def count(cls, files: Sequence[Path]) -> int:
+        """How many of these files follow the layout, cases or not."""
+        return sum(map(cls.recognises, files))
+
     @abstractmethod
     def case(self, path: Path) -> tuple[str, str]:
         """(name, "") if a file is a case of this data set, else ("", the reason why not)."""
@@ -92,35 +105,96 @@ class Dataset(ABC):
                 of the folder is missing or does not fit.
         """
         try:
-            files, ignored = walk(root, self.suffixes)
+            listing = walk(root, self.suffixes)
         except DataError as error:
-            hint = "check the path; `wdm verify DIR` lists what a folder holds"
-            raise DataError(error.what, why=f"expected a folder with {self.layout}", hint=hint) from None
-        found = []
-        for path in files:
-            name, reason = self.case(path)
+            raise DataError(error.what, why=f"expected a folder with {self.layout}", hint="check the path") from None
+        found, ignored = [], listing.ignored
+        for path in listing.files:
+            name, reason = self.named_case(path, root)
             if reason:
                 ignored.append((path, reason))
             else:
                 found.append((name, path))
-        inventory = Inventory(root, named(found, root), tuple(sorted(ignored)))
-        if found and self.part != "all":
-            return part_of(inventory, self.part)
+        notes = self.notes(listing.files, [path for _, path in found], ignored)
+        unread = tuple(listing.foreign), tuple(listing.closed)
+        inventory = Inventory(root, named(found, root), tuple(sorted(ignored)), *unread, notes)
         if not found:
-            there = ", ".join(f"{count} {reason}" for reason, count in inventory.reasons().items())
+            there = f"only: {listing.text}" if listing.text else "nothing in it"
             raise DataError(
-                f"{root}: no volume found; there is {f'only: {there}' if there else 'nothing in it'}",
+                f"{root}: no volume found, taken as {self.kind}; there is {there}",
                 why=f"expected {self.layout}",
                 hint=self.advice(inventory),
             )
-        return inventory
+        if self.part == "all":
+            return inventory
+        part = part_of(inventory, self.part)
+        return replace(inventory, cases=part.cases, ignored=part.ignored)
+
+    def pick(self, paths: Sequence[Path]) -> Inventory:
+        """Files that a user named: each is a case, whatever its contrast or name, or closed with the reason.
+
+        Raises:
+            DataError: one is missing.
+        """
+        listing = list_files(paths, self.suffixes)
+        told = [(path, by_name(path, path.parent)) for path in listing.files]
+        wanted = [path for path, reason in told if self.label_maps == "take" or not reason]
+        no_image = [(path, reason) for path, reason in told if path not in wanted]
+        closed = tuple(sorted(listing.ignored + listing.closed + no_image))
+        typed = {path.absolute(): path for path in wanted}
+        root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+        names = [(path.parent.name if self.kind == "lidc-idri" else stem(path), path) for path in typed]
+        cases = [Case(case.name, typed[case.path]) for case in named(names, root)]
+        return Inventory(root, tuple(cases), (), tuple(listing.foreign), closed)
+
+    def named_case(self, path: Path, root: Path) -> tuple[str, str]:
+        """`case`, but for files that are label maps or masks by their names."""
+        told = by_name(path, root) if self.label_maps == "leave" else ""
+        return ("", told) if told else self.case(path)
+
+    def notes(
+        self, files: Sequence[Path], taken: Sequence[Path], ignored: Sequence[tuple[Path, str]]
+    ) -> tuple[str, ...]:
+        """What a user should know of a folder with cases: who lacks the wanted file, and whether most is left."""
+        told = [text] if (text := self.incomplete(files, taken)) else []
+        strange = sum(reason == self.unlike for _, reason in ignored)
+        if strange > len(taken):
+            others = "--dataset nifti takes NIfTI files of any name" if self.suffixes == NIFTI else "they are left out"
+            told.append(
+                f"taken as {self.kind}: {len(taken)} of {len(taken) + strange} volumes are cases, "
+                f"the others {self.unlike}; {others}"
+            )
+        return tuple(told)
+
+    def subject(self, path: Path) -> str:
+        """Whom a file shows, by its name, whatever it holds; nothing where names do not tell."""
+        return ""
+
+    def incomplete(self, files: Sequence[Path], taken: Sequence[Path]) -> str:
+        """A sentence that names the subjects of whom there are files, but none of those that are taken; or nothing."""
+        lacking = sorted(set(map(self.subject, files)) - set(map(self.subject, taken)) - {""})
+        if not lacking:
+            return ""
+        cases = "1 case has" if len(lacking) == 1 else f"{len(lacking)} cases have"
+        return f"{cases} {self.lacks}: {some_of(lacking)}"
+
+    @property
+    def lacks(self) -> str:
+        """What `incomplete` says of those whom it names, after 'N cases have'."""
+        return "other files but none that is taken"
 
     def advice(self, inventory: Inventory) -> str:
         """What to type when a folder holds no case."""
+        if inventory.foreign:
+            from wdm_cli.engine.data.remedies import remedies
+
+            return "; ".join(text for text, _ in remedies(inventory.foreign, inventory.root))
         reasons = inventory.reasons()
-        if f"{NOT_NIFTI} (.dcm)" in reasons and all(reason.startswith(NOT_NIFTI) for reason in reasons):
-            return "convert the DICOM files first: wdm preprocess lidc --dicom-dir DIR"
-        return "`wdm verify DIR` lists what is there; --dataset nifti takes NIfTI files of any name"
+        if BY_NAME in reasons:
+            return f"who wants label maps as volumes says so: `wdm train` and `wdm verify` take --set {TAKE}"
+        if self.kind != "nifti" and self.unlike in reasons and self.suffixes == NIFTI:
+            return "--dataset nifti takes NIfTI files of any name"
+        return ""
 
     def read(self, path: Path) -> Volume:
         """The raw volume of a file; data sets of other formats have their own.
@@ -149,6 +223,7 @@ class Dataset(ABC):
         from wdm_cli.engine.data.volume import Volume
 
         raw = self.read(path)
+        self.refuse_labels(path, raw.array)
         try:
             unit = self.unit(raw.array)
         except ValueError as error:
@@ -167,6 +242,14 @@ class Dataset(ABC):
             signs=signs,
         )
         return Prepared(volume, facts)
+
+    def refuse_labels(self, path: Path, array: Array) -> None:
+        """Raise DataError for voxels that are labels, unless those are wanted."""
+        if self.label_maps == "leave" and (reason := by_content(array)):
+            raise DataError(
+                f"{path}: {reason}", why="a network would learn labels as anatomy",
+                hint=f"move it out of the folder, or --set {TAKE} if label maps are wanted",
+            )  # fmt: skip
 
     def background(self, raw: Array, unit: Array) -> tuple[float, tuple[str, ...]]:
         """What is padded with, in [0, 1], and what is odd about raw intensities that can be used (keys of `SIGNS`)."""
@@ -204,6 +287,7 @@ class Dataset(ABC):
     def voxel_settings(self) -> dict[str, Any]:
         """Every setting that changes the voxels of a given file, as plain values."""
         settings = asdict(self) | {"image_size": list(self.shape), "window": list(self.window)}
-        for key in ("dir", "contrast", "part", *(() if self.intensity == "fixed-window" else ("window",))):
+        left = ("label_maps",) if self.label_maps == "leave" else ()  # taken ones must not wait in a cache of others
+        for key in ("dir", "contrast", "part", *left, *(() if self.intensity == "fixed-window" else ("window",))):
             settings.pop(key, None)
         return settings

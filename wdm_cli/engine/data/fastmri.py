@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wdm_cli.engine.data.dataset import Dataset
+from wdm_cli.engine.data.inventory import Inventory
+from wdm_cli.engine.data.presence import refuse_absent
 from wdm_cli.engine.errors import DataError, ResourceError
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class FastMri(Dataset):
 
     layout: ClassVar[str] = "file1000001.h5 or file_brain_AXT2_200_2000019.h5 (at any depth)"
     suffixes: ClassVar[tuple[str, ...]] = (".h5",)
+    unlike: ClassVar[str] = "not named as in fastMRI"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -48,7 +51,7 @@ class FastMri(Dataset):
 
     def case(self, path: Path) -> tuple[str, str]:
         if not self.recognises(path):
-            return "", "not named as in fastMRI"
+            return "", self.unlike
         if self.acquisition == "all":
             return path.stem, ""
         try:
@@ -56,7 +59,13 @@ class FastMri(Dataset):
                 found = str(file.attrs.get("acquisition", "unknown"))
         except DAMAGED:
             return path.stem, ""  # damaged: reading it says so, by name
-        return (path.stem, "") if found == self.acquisition else ("", "other acquisition")
+        return (path.stem, "") if found == self.acquisition else ("", f"other acquisition ({found[:20]})")
+
+    def advice(self, inventory: Inventory) -> str:
+        for reason in inventory.reasons():
+            if reason.startswith("other acquisition"):
+                return "take all, or another one: --set data.acquisition=all"
+        return super().advice(inventory)
 
     def read(self, path: Path) -> Volume:
         """Columns, rows and slices as the axes i, j, k, in mm."""
@@ -64,6 +73,7 @@ class FastMri(Dataset):
 
         from wdm_cli.engine.data.volume import Volume, refuse_no_picture
 
+        refuse_absent(path)
         try:
             with _h5py().File(path, "r") as file:
                 stack = np.asarray(_reconstruction(path, file)[()], np.float32)

@@ -13,6 +13,8 @@ from tokenize import TokenError
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wdm_cli.engine.data.dataset import Dataset
+from wdm_cli.engine.data.inventory import Inventory
+from wdm_cli.engine.data.presence import refuse_absent
 from wdm_cli.engine.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class MrNet(Dataset):
 
     layout: ClassVar[str] = "train/sagittal/0000.npy (or axial, coronal; valid)"
     suffixes: ClassVar[tuple[str, ...]] = (".npy",)
+    unlike: ClassVar[str] = "not named as in MRNet"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -42,8 +45,21 @@ class MrNet(Dataset):
 
     def case(self, path: Path) -> tuple[str, str]:
         if not self.recognises(path):
-            return "", "not named as in MRNet"
+            return "", self.unlike
         return (path.stem, "") if path.parent.name == self.plane else ("", f"other plane ({path.parent.name})")
+
+    def subject(self, path: Path) -> str:
+        return path.stem if self.recognises(path) else ""
+
+    @property
+    def lacks(self) -> str:
+        return f"other planes but no {self.plane} one"
+
+    def advice(self, inventory: Inventory) -> str:
+        for reason in inventory.reasons():
+            if reason.startswith("other plane"):
+                return f"take another plane: --set data.plane={reason[13:-1]}"
+        return super().advice(inventory)
 
     def read(self, path: Path) -> Volume:
         """Columns, rows and slices as the axes i, j, k; the affine says how the plane is usually shown."""
@@ -51,6 +67,7 @@ class MrNet(Dataset):
 
         from wdm_cli.engine.data.volume import MAX_BYTES, Volume, refuse_no_picture, times
 
+        refuse_absent(path)
         try:
             stack = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:

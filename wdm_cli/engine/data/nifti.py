@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from wdm_cli.engine.data.dataset import Dataset
-from wdm_cli.engine.data.inventory import stem
+from wdm_cli.engine.data.inventory import some_of, stem
+
+CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+CHANNELS = tuple(f"{number:04}" for number in range(8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +38,18 @@ class Nifti(Dataset):
 
     def case(self, path: Path) -> tuple[str, str]:
         return stem(path), ""
+
+    def incomplete(self, files: Sequence[Path], taken: Sequence[Path]) -> str:
+        """Cases that lack a channel which others have, where files are named CASE_0000, CASE_0001, … as for nnU-Net."""
+        channels: dict[tuple[Path, str], set[str]] = {}
+        for match, path in ((CHANNEL.fullmatch(stem(path)), path) for path in taken):
+            if match:
+                channels.setdefault((path.parent, match["case"]), set()).add(match["channel"])
+        usual = set().union(*channels.values())
+        if not usual <= set(CHANNELS) or len(usual) < 2:
+            return ""  # numbers of cases
+        lacking = sorted(f"{case} (no {min(usual - own)})" for (_, case), own in channels.items() if usual - own)
+        if not lacking:
+            return ""
+        cases = "1 case lacks" if len(lacking) == 1 else f"{len(lacking)} cases lack"
+        return f"{cases} a channel that others have: {some_of(lacking)}"

@@ -70,7 +70,8 @@ def _inspect(job: _Job) -> CaseReport:
     try:
         prepared = job.dataset.prepare(job.path)
     except DataError as error:
-        return CaseReport(job.name, job.path, problem=error.what.removeprefix(f"{job.path}: "))
+        problem = error.what.removeprefix(f"{job.path}: ") + (f" ({error.hint})" if error.hint else "")
+        return CaseReport(job.name, job.path, problem=problem)
     array = prepared.volume.array
     return CaseReport(
         name=job.name,

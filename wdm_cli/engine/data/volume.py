@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from wdm_cli.engine.data.presence import refuse_absent
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import atomic_publish
 
@@ -73,6 +74,7 @@ def read_nifti(path: Path, max_bytes: int = MAX_BYTES) -> Volume:
             `max_bytes` (as stored or as float32) or more than it can hold.
     """
     path = Path(path)
+    refuse_absent(path)
     try:
         stored = path.stat().st_size
         if stored == 0:
@@ -91,6 +93,11 @@ def read_nifti(path: Path, max_bytes: int = MAX_BYTES) -> Volume:
         raise DataError(f"{path}: the gzip data are {why}", hint="copy or download the file again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_stream(path: Path, file: IO[bytes], most: int, max_bytes: int = MAX_BYTES) -> Volume:
+    """`read_nifti` of an open file: at its start, unpacked, and with at most `most` bytes in it. path: for errors."""
+    return _parse(path, file, most, max_bytes)
 
 
 def write_nifti(path: Path, array: NDArray[Any], affine: Affine) -> None:
@@ -164,7 +171,7 @@ def _header(path: Path, block: bytes) -> Any:
     if len(block) >= 540 and block[4:8] == b"n+2\0":
         return nib.Nifti2Header(block[:540], check=False)
     if block[344:348] == b"ni1\0":
-        raise DataError(f"{path}: is half of a .hdr/.img pair", hint="convert it to one .nii.gz file")
+        raise DataError(f"{path}: is half of a .hdr/.img pair", hint="name it so; `wdm preprocess nifti` reads pairs")
     raise DataError(f"{path}: is not a NIfTI file, but {_kind(block)}", hint="copy or download the file again")
 
 
