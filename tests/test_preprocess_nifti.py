@@ -145,7 +145,7 @@ def test_brats_cases_of_any_year(tmp_path: Path) -> None:
     entries = list(run(plan_brats(source, MR), out))
     assert tally(entries)["accepted"] == (6, 6)
     assert {entry.reasons[0] for entry in entries if entry.verdict == "ignored"} == {
-        "segmentation", "not named as in BraTS",
+        "label map or mask by its name", "not named as in BraTS",
     }  # fmt: skip
     t1 = Brats(dir=str(out)).find(out)
     assert [case.name for case in t1.cases] == ["BraTS-GLI-00000-000", "BraTS20_Training_001"]

@@ -110,12 +110,18 @@ def mr(
 
 @app.command()
 def nifti(
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder of NIfTI, NRRD and MetaImage (.mha) files.")],
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="Folder of NIfTI, NRRD, MetaImage, Analyze or FreeSurfer (.mgz) files.")
+    ],
     out: OutOption = Path("data/NIFTI"),
     modality: Annotated[Literal["mr", "ct"], typer.Option("--modality", help="ct: intensities are HU.")] = "mr",
     size: Annotated[int | None, typer.Option("--size", help="Voxels a side; default: keep what is there.")] = None,
     spacing: Annotated[float | None, typer.Option("--spacing", help="mm of a voxel; default: keep it.")] = None,
     intensity: IntensityOption = "paper",
+    label_maps: Annotated[
+        Literal["leave", "take"],
+        typer.Option("--label-maps", help="Label maps and masks, by name or content: leave, or take as volumes."),
+    ] = "leave",
     workers: WorkersOption = None,
     strict: StrictOption = False,
     overwrite: OverwriteOption = False,
@@ -126,7 +132,8 @@ def nifti(
     from wdm_cli.engine.preprocess import Target, plan_nifti
 
     target = Target(modality=modality, size=size, spacing=spacing, intensity=intensity)
-    execute(lambda: plan_nifti(data_dir, target), data_dir, out, Run(workers, strict, overwrite, as_json))
+    options = Run(workers, strict, overwrite, as_json)
+    execute(lambda: plan_nifti(data_dir, target, label_maps), data_dir, out, options)
 
 
 @app.command()
@@ -186,6 +193,12 @@ def execute(make_plan: Callable[[], Plan], source: Path, out: Path, options: Run
     if out.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--out {out}: lies in {source}", why="the source is never written to")
     plan = make_plan()
+    if any(
+        folder.resolve().is_relative_to(out.resolve()) for folder in {p.parent for job in plan.jobs for p in job.files}
+    ):
+        raise ConfigError(f"--out {out}: a link in {source} leads into it", why="what is made would be read again")
+    for text in plan.notes:
+        console.warn(text)
     console.note(f"{len(plan.jobs)} cases to make, {sum(e.verdict == 'skipped' for e in plan.settled)} skipped so far")
     if short := space_for(plan, out):
         console.warn(f"{short}; those that are finished are kept")

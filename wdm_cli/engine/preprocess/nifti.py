@@ -7,22 +7,30 @@ import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from wdm_cli.engine.data.brats import CONTRASTS, NAME
-from wdm_cli.engine.data.inventory import Case, Inventory, named, stem, walk
+from wdm_cli.engine.data.brats import CONTRASTS, NAME, Brats
+from wdm_cli.engine.data.formats import CONVERTED, NIFTI, suffix_of
+from wdm_cli.engine.data.inventory import Case, Inventory, Listing, named, some_of, stem, walk
+from wdm_cli.engine.data.labelmaps import BY_NAME, by_content, by_name
 from wdm_cli.engine.data.patients import codes
+from wdm_cli.engine.data.remedies import remedies
 from wdm_cli.engine.data.transforms import AIR
+from wdm_cli.engine.dicom.series import Verdict
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import safe_name
 from wdm_cli.engine.preprocess.ct import Seen
-from wdm_cli.engine.preprocess.foreign import SUFFIXES, read_volume
+from wdm_cli.engine.preprocess.foreign import read_volume
 from wdm_cli.engine.preprocess.manifest import Entry
+from wdm_cli.engine.preprocess.pairs import NO_ORIENTATION, is_analyze
 from wdm_cli.engine.preprocess.resample import Axis, axis_for, even, grid_affine, resample
 from wdm_cli.engine.preprocess.target import METAL, Prepared, Target, finish_ct, finish_mr, to_ras
 from wdm_cli.engine.preprocess.work import Plan
+
+READ = (*NIFTI, *CONVERTED)
+LabelMaps = Literal["leave", "take"]
 
 
 @dataclass(frozen=True)
@@ -36,24 +44,38 @@ class FileJob:
     source: str
     patient: str
     target: Target
-    repairs: tuple[str, ...] = ()
+    label_maps: LabelMaps = "leave"
+
+    repairs: ClassVar[tuple[str, ...]] = ()
 
     files = property(lambda self: [self.path])
 
     def prepare(self) -> Prepared:
         try:
-            return prepare(self.path, self.target)
-        except DataError as error:  # reasons go into the manifest, and names of folders may be names of patients
-            raise DataError(error.what.replace(str(self.path), self.path.name)) from error
+            made = prepare(self.path, self.target, self.label_maps)
+            if suffix_of(self.path.name) == ".hdr" and is_analyze(self.path):
+                made = dataclasses.replace(made, repairs=(NO_ORIENTATION, *made.repairs))
+            return made
+        except DataError as error:
+            raise DataError(_without_places(error.what, self.path)) from error
 
 
-def prepare(path: Path, target: Target) -> Prepared:
+def _without_places(reason: str, path: Path) -> str:
+    """A reason as it may stand in the manifest: names of folders may be names of patients."""
+    if path.is_symlink():
+        reason = reason.replace(str(path.readlink()), "another file")
+    return reason.replace(f"{path.parent}/", "")
+
+
+def prepare(path: Path, target: Target, label_maps: LabelMaps = "leave") -> Prepared:
     """Read, reorient to RAS, resample and crop or pad where wanted, scale intensities.
 
     Raises:
         DataError: the file cannot be used; it is named.
     """
     volume = read_volume(path)
+    if label_maps == "leave" and (reason := by_content(volume.array)):
+        raise DataError(f"{path}: {reason} (--label-maps take of `wdm preprocess nifti` takes it as a volume)")
     array, affine, _ = to_ras(volume.array, volume.affine)
     is_ct, seen = target.modality == "ct", Seen()
     seen.add(array, None)
@@ -77,19 +99,21 @@ def prepare(path: Path, target: Target) -> Prepared:
     return Prepared(result, affine, repairs, _facts(seen, spacing, axes, affine, result.shape))
 
 
-def plan_nifti(folder: Path, target: Target) -> Plan:
-    """Every NIfTI, NRRD and MetaImage file under a folder is a case CASE.nii.gz.
+def plan_nifti(folder: Path, target: Target, label_maps: LabelMaps = "leave") -> Plan:
+    """Every file of a format that is read, under a folder, is a case CASE.nii.gz.
+
+    Args:
+        label_maps: `take` them as volumes like others; else they are ignored by name and skipped by content.
 
     Raises:
         DataError: there is none.
     """
-    files, ignored = walk(folder)
-    files += [path for path, _ in ignored if path.suffix.lower() in SUFFIXES]
-    ignored = [(path, reason) for path, reason in ignored if path.suffix.lower() not in SUFFIXES]
-    cases = named([(_stem(path), path) for path in sorted(files)], folder)
+    listing = walk(folder, READ)
+    files = _images(listing, folder, label_maps)
+    cases = named([(stem(path), path) for path in files], folder)
     whose = codes(Inventory(folder, cases))
-    jobs = [_job(case, f"{case.name}.nii.gz", folder, target, whose) for case in cases]
-    return _plan("nifti", jobs, ignored, folder, target, "NIfTI, NRRD or MetaImage files")
+    jobs = [_job(case, f"{case.name}.nii.gz", folder, whose, target, label_maps) for case in cases]
+    return _plan("nifti", jobs, listing, folder, "NIfTI, NRRD, MetaImage, Analyze or FreeSurfer files")
 
 
 def plan_brats(folder: Path, target: Target) -> Plan:
@@ -98,19 +122,40 @@ def plan_brats(folder: Path, target: Target) -> Plan:
     Raises:
         DataError: no file is named as in BraTS.
     """
-    files, ignored = walk(folder)
+    listing = walk(folder, READ)
     found: list[tuple[str, str, Path]] = []
-    for path in files:
+    for path in _images(listing, folder, "leave"):
         match = NAME.fullmatch(stem(path))
-        kind = match["kind"].lower() if match else ""
-        if match is None or kind == "seg":
-            ignored.append((path, "segmentation" if match else "not named as in BraTS"))
+        if match is None:
+            listing.ignored.append((path, Brats.unlike))
         else:
-            found.append((match["case"], CONTRASTS.get(kind, kind), path))
-    cases = named(_brats_names(found, folder, ignored), folder)
+            found.append((match["case"], CONTRASTS.get(kind := match["kind"].lower(), kind), path))
+    cases = named(_brats_names(found, folder, listing.ignored), folder)
     whose = codes(Inventory(folder, cases))
-    jobs = [_job(case, f"{case.name.rpartition('-')[0]}/{case.name}.nii.gz", folder, target, whose) for case in cases]
-    return _plan("brats", jobs, ignored, folder, target, "files named CASE-t1n.nii.gz, CASE_flair.nii.gz, …")
+    jobs = [_job(case, f"{case.name.rpartition('-')[0]}/{case.name}.nii.gz", folder, whose, target) for case in cases]
+    plan = _plan("brats", jobs, listing, folder, "files named CASE-t1n.nii.gz, CASE_flair.nii.gz, …")
+    return dataclasses.replace(plan, notes=_lacking(found))
+
+
+def _images(listing: Listing, folder: Path, label_maps: LabelMaps) -> list[Path]:
+    """The files found but for those that are label maps by name, which are ignored as such."""
+    told = {path: by_name(path, folder) if label_maps == "leave" else "" for path in listing.files}
+    listing.ignored += [(path, reason) for path, reason in told.items() if reason]
+    return [path for path, reason in told.items() if not reason]
+
+
+def _lacking(found: list[tuple[str, str, Path]]) -> tuple[str, ...]:
+    """A sentence for each contrast that most cases have and others lack."""
+    cases: dict[str, set[str]] = defaultdict(set)
+    for case, contrast, _ in found:
+        cases[case].add(contrast)
+    count = Counter(contrast for own in cases.values() for contrast in own)
+    usual = sorted(contrast for contrast, times in count.items() if len(cases) > times >= len(cases) / 2)
+    lacking = {contrast: sorted(case for case, own in cases.items() if contrast not in own) for contrast in usual}
+    return tuple(
+        f"{len(names)} of {len(cases)} cases {'has' if len(names) == 1 else 'have'} no {contrast}: {some_of(names)}"
+        for contrast, names in lacking.items()
+    )
 
 
 def _brats_names(
@@ -131,28 +176,51 @@ def _brats_names(
     return list(names.items())
 
 
-def _job(case: Case, output: str, folder: Path, target: Target, whose: dict[str, str]) -> FileJob:
+def _job(
+    case: Case, output: str, folder: Path, whose: dict[str, str], target: Target, label_maps: LabelMaps = "leave"
+) -> FileJob:
     where = str(case.path.relative_to(folder))
-    source = hashlib.sha256(f"{where} {case.path.stat().st_size}".encode(errors="surrogateescape")).hexdigest()[:16]
-    return FileJob(case.path, case.name, output, where, source, whose[case.name], target)
+    size = case.path.stat().st_size if case.path.exists() else 0
+    source = hashlib.sha256(f"{where} {size}".encode(errors="surrogateescape")).hexdigest()[:16]
+    return FileJob(case.path, case.name, output, where, source, whose[case.name], target, label_maps)
 
 
-def _plan(
-    command: str, jobs: list[FileJob], ignored: list[tuple[Path, str]], folder: Path, target: Target, wanted: str
-) -> Plan:
-    counts = Counter(reason for _, reason in ignored)
+def _plan(command: str, jobs: list[FileJob], listing: Listing, folder: Path, wanted: str) -> Plan:
     if not jobs:
-        there = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "nothing"
+        there = listing.text or "nothing"
         raise DataError(
             f"no volume found in {folder}; found {there}",
             why=f"expected {wanted}",
-            hint="`wdm preprocess lidc` takes DICOM, `wdm preprocess nifti` volumes of any name",
+            hint=_hint(command, listing, folder),
         )
-    settled = [
-        Entry("", "ignored", hashlib.sha256(reason.encode()).hexdigest()[:16], count, reasons=(reason,))
-        for reason, count in sorted(counts.items())
-    ]
-    return Plan(jobs, settled, {"command": command, **dataclasses.asdict(target)})
+    counts = Counter(reason for _, reason in listing.ignored)
+    unread = Counter(known for _, known in listing.foreign)
+    first = {known: path for path, known in reversed(listing.foreign)}
+    settled = [_settled("ignored", reason, count) for reason, count in sorted(counts.items())]
+    for known, count in unread.most_common():
+        text = f"{known.name}: {known.remedy}"
+        settled.append(_settled("skipped", text, count, str(first[known].relative_to(folder))))
+    for path, reason in sorted(listing.closed):
+        text = "a link to what is not there" if path.is_symlink() else reason
+        settled.append(_settled("skipped", text, 1, str(path.relative_to(folder))))
+    job = jobs[0]
+    protocol = {"command": command, **dataclasses.asdict(job.target), "label_maps": job.label_maps}
+    return Plan(jobs, settled, protocol)
+
+
+def _settled(verdict: Verdict, reason: str, count: int, where: str = "") -> Entry:
+    source = hashlib.sha256(f"{reason}{where}".encode(errors="surrogateescape")).hexdigest()[:16]
+    return Entry("", verdict, source, count, reasons=(reason,), where=where)
+
+
+def _hint(command: str, listing: Listing, folder: Path) -> str:
+    """What to type where no volume was found: never the command that was typed."""
+    if listing.foreign:
+        return "; ".join(text for text, _ in remedies(listing.foreign, folder))
+    if command == "brats":
+        return "`wdm preprocess nifti` takes volumes of any name"
+    labels = any(reason == BY_NAME for _, reason in listing.ignored)
+    return "--label-maps take reads label maps and masks, too" if labels else "check the path"
 
 
 def _facts(seen: Seen, spacing: list[float], axes: list[Axis], affine: Any, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -169,7 +237,3 @@ def _facts(seen: Seen, spacing: list[float], axes: list[Axis], affine: Any, shap
 def _padding(axes: list[Axis]) -> list[str]:
     padded = ", ".join(f"{axis.padded:g} mm {name}" for axis, name in zip(axes, "xyz", strict=True) if axis.padded)
     return [f"padded by {padded}"] if padded else []
-
-
-def _stem(path: Path) -> str:
-    return path.stem if path.suffix.lower() in SUFFIXES else stem(path)

@@ -43,11 +43,15 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run has to do: `settled` needs no pixels, `jobs` do. protocol: what decides the voxels."""
+    """What a run has to do: `settled` needs no pixels, `jobs` do.
+
+    protocol: what decides the voxels. notes: what a user should know of the archive, in sentences.
+    """
 
     jobs: Sequence[Job]
     settled: Sequence[Entry]
     protocol: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def run(
