@@ -37,7 +37,7 @@ def test_a_sound_folder(heads):
     run = wdm(heads, "--preset", "tiny")
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[1].split("\t") == ["3", "40×40×40", "6×6×6 mm", "RAS", "÷2"]
-    assert "not NIfTI (.txt)" in run.stdout
+    assert "text, tables, pictures" in run.stdout
     assert "taken as brats" in run.stderr
 
 

@@ -283,3 +283,15 @@ def _nest(path: str, value: Any) -> Tables:
 
 def _first_key(table: str) -> str:
     return dataclasses.fields(table_class(table))[-1].name
+
+
+def said_by_user(
+    config_file: Path | None = None, environment: Mapping[str, str] | None = None, sets: Iterable[str] = ()
+) -> Tables:
+    """What a configuration file, the environment and --set say, over no preset and not validated."""
+    layers = [read_toml(config_file)] if config_file is not None else []
+    layers += [tables for _, tables in _from_environment(environment or {})] + [_from_set(text) for text in sets]
+    merged: Tables = {}
+    for tables in layers:
+        _merge(merged, {}, tables, "")
+    return merged

@@ -42,9 +42,10 @@ def bench(
 
     Beside each figure: its share of the device's own limit, a matrix product or a copy timed in the same run.
     """
+    from wdm_cli.cli.train_data import add_layout
     from wdm_cli.config import resolve
 
-    options = {"data.kind": dataset, "data.dir": str(data_dir) if data_dir else None}
+    options = add_layout({"data.kind": dataset, "data.dir": str(data_dir) if data_dir else None}, config, sets)
     resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options=options)
 
     import torch

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from wdm_cli.cli import console
 from wdm_cli.cli.evaluate_show import follow
+from wdm_cli.cli.train_data import add_layout, tell_folder
 
 if TYPE_CHECKING:
     from wdm_cli.engine.data.dataset import Dataset
@@ -23,13 +24,13 @@ def open_both(
     from wdm_cli.engine.device import keep_freed_memory_if_roomy
     from wdm_cli.engine.metrics.features import memory_needed
 
-    data = data_settings(preset, sets, real is not None)
+    data = data_settings(preset, sets, real)
     generated = open_generated(fake, intensity)
     keep_freed_memory_if_roomy(memory_needed(generated.shape))
     return generated, open_beside(real, generated, data, intensity) if real else None
 
 
-def data_settings(preset: str | None, sets: list[str] | None, real: bool) -> Dataset | None:
+def data_settings(preset: str | None, sets: list[str] | None, real: Path | None) -> Dataset | None:
     """The data table of --preset and --set, which say how to prepare the real volumes."""
     from wdm_cli.config import resolve
     from wdm_cli.engine.errors import ConfigError
@@ -38,7 +39,12 @@ def data_settings(preset: str | None, sets: list[str] | None, real: bool) -> Dat
         raise ConfigError("--set changes a preset, and none is given", hint="add --preset NAME")
     if preset is not None and not real:
         raise ConfigError("--preset says how to prepare --real, which is not given", hint="add --real DIR")
-    return None if preset is None else resolve(preset, environment=os.environ, sets=sets or ()).preset.data
+    if preset is None or real is None:
+        return None
+    options = add_layout({"data.dir": str(real)}, None, sets)
+    resolved = resolve(preset, environment=os.environ, sets=sets or (), options=options)
+    tell_folder(resolved)
+    return resolved.preset.data
 
 
 def open_beside(real: Path, generated: Volumes, data: Dataset | None, intensity: str | None) -> Volumes:

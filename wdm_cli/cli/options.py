@@ -29,7 +29,8 @@ GpusOption = Annotated[
 DatasetOption = Annotated[
     str | None,
     typer.Option(
-        "--dataset", help="brats, lidc-idri, adni, mrnet, fastmri or nifti (data.kind); default: the preset's."
+        "--dataset",
+        help="brats, lidc-idri, adni, mrnet, fastmri or nifti (data.kind). Default: told by the files' names.",
     ),
 ]
 

@@ -85,7 +85,7 @@ def report(
     path = out or folders[0] / NAME
     refuse_foreign(path)
     run, samples = open_folders(folders, intensity)
-    data = data_settings(preset, sets, real is not None)
+    data = data_settings(preset, sets, real)
     beside = None if no_real or samples is None else open_real(real, run, samples, data, intensity)
     if beside is None and held_out is not None:
         raise ConfigError("--held-out says which real volumes were not trained on, and there are none here")

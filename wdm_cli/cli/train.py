@@ -22,7 +22,7 @@ from wdm_cli.cli.options import (
     SetOption,
     make_cpu_fast,
 )
-from wdm_cli.cli.train_data import find_cases, open_volumes
+from wdm_cli.cli.train_data import add_layout, find_cases, open_volumes
 from wdm_cli.cli.train_folder import check_writable, refuse_other_settings
 from wdm_cli.cli.train_memory import MemoryOption, memory_settings
 
@@ -77,6 +77,7 @@ def train(
     # what can be refused without torch is refused first, at once
     check_trackers(log or [])
     options = {"data.kind": dataset, "train.steps": steps, "data.dir": str(data_dir) if data_dir else None}
+    options = add_layout(options, config, sets)
     settled = partial(resolve, preset, config_file=config, environment=os.environ, sets=sets or ())
     resolved = settled(options=options)
     run = out or RUNS / safe_name(resolved.preset.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wdm_cli.cli import console
 
@@ -18,13 +18,46 @@ if TYPE_CHECKING:
 MOST_WARNINGS = 5
 
 
+def add_layout(options: dict[str, Any], config: Path | None = None, sets: list[str] | None = None) -> dict[str, Any]:
+    """Named options, with the layout that most files of the data folder follow where nobody but a preset names one.
+
+    All commands that read a data set ask here, so that they take a folder for the same; it is said.
+    """
+    from wdm_cli.config import expand_home, said_by_user
+    from wdm_cli.engine.data import guess_kind
+    from wdm_cli.engine.data.prepared import stated
+
+    said = said_by_user(config, os.environ, sets or ()).get("data", {})
+    known = said if isinstance(said, dict) else {}
+    folder = options.get("data.dir") or known.get("dir")
+    if options.get("data.kind") or "kind" in known or not isinstance(folder, str):
+        return options
+    path = Path(expand_home(folder))
+    if not path.is_dir() or stated(path):  # what preprocess states of its folder is a layer of the configuration
+        return options
+    kind = guess_kind(path)
+    console.note(f"taken as {kind}, by the files' names (--set data.kind=… chooses)")
+    return options | {"data.kind": kind}
+
+
 def find_cases(resolved: Resolved) -> Inventory:
-    """The cases of the preset's data."""
+    """The cases of the preset's data; warns of what else the folder holds.
+
+    Raises:
+        DataError: there is none, or a part of the folder cannot be read.
+    """
+    from wdm_cli.engine.data.inventory import require_whole
+    from wdm_cli.engine.data.remedies import remedies
+
     data = resolved.preset.data
     tell_folder(resolved)
     inventory = data.find(Path(data.dir))
+    require_whole(inventory)
     source = resolved.sources.get("data.dir", "default")
     console.note(f"data: {len(inventory.cases)} cases in {data.dir} ({source}; {len(inventory.ignored)} files ignored)")
+    unread = [f"{count} files are left out, {text}" for text, count in remedies(inventory.foreign, inventory.root)]
+    for text in (*inventory.notes, *unread):
+        console.warn(text)
     return inventory
 
 

@@ -10,7 +10,7 @@ import typer
 
 from wdm_cli.cli import console
 from wdm_cli.cli.options import ConfigOption, JsonOption, SetOption
-from wdm_cli.cli.train_data import tell_folder
+from wdm_cli.cli.train_data import add_layout, tell_folder
 
 if TYPE_CHECKING:
     from wdm_cli.engine.data.inventory import Inventory
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of volumes.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="DIR|FILES", help="A folder of volumes, or one or more files.")
+    ],
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -42,19 +44,15 @@ def verify(
     Exit code 0: all volumes can be used; 4: some cannot; 3: none can.
     """
     from wdm_cli.config import resolve
-    from wdm_cli.engine.data import guess_kind
     from wdm_cli.engine.data.facts import oddities
     from wdm_cli.engine.data.fingerprint import doubts, suggestions
     from wdm_cli.engine.data.survey import known, survey
 
-    kind = dataset or guess_kind(folder)
-    options = {"data.kind": kind, "data.dir": str(folder)}
+    options = _layout(paths, dataset, config, sets)
     resolved = resolve(preset, config_file=config, environment=os.environ, sets=sets or (), options=options)
     data = resolved.preset.data
-    if dataset is None:
-        console.note(f"taken as {kind}, by the files' names (--dataset chooses)")
     tell_folder(resolved)
-    inventory = data.find(folder)
+    inventory = data.pick(paths) if _are_files(paths) else data.find(paths[0])
     reports: list[CaseReport] = []
     with console.Progress("reading", len(inventory.cases)) as progress:
         for report in survey(data, inventory, workers):
@@ -62,19 +60,36 @@ def verify(
             progress.update(len(reports), report.name)
     reports.sort(key=lambda report: report.name)
     facts = known(reports)
-    notes = oddities(facts) + doubts(reports)
+    notes = [*inventory.notes, *oddities(facts), *doubts(reports)]
     advice = suggestions(list(facts.values()))
     if as_json:
-        console.answer_json(_as_json(kind, data.shape, inventory, reports, notes) | {"suggestions": advice})
+        console.answer_json(_as_json(data.kind, data.shape, inventory, reports, notes) | {"suggestions": advice})
     else:
-        _show(kind, inventory, reports)
+        _show(data.kind, inventory, reports)
         for text in notes:
             console.warn(text)
         for text in advice:
             console.note(f"hint: {text}")
     if fingerprint is not None:
-        _write_fingerprint(fingerprint, kind, resolved.preset, reports)
-    _raise_if_bad(folder, reports)
+        _write_fingerprint(fingerprint, data.kind, resolved.preset, reports)
+    _raise_if_bad(inventory, reports)
+
+
+def _are_files(paths: list[Path]) -> bool:
+    return len(paths) > 1 or paths[0].is_file() or (paths[0].is_symlink() and not paths[0].exists())
+
+
+def _layout(paths: list[Path], dataset: str | None, config: Path | None, sets: list[str] | None) -> dict[str, Any]:
+    """The named options of the data: what was chosen, else what the names of the files say."""
+    from wdm_cli.engine.data import SUFFIXES, kind_of
+    from wdm_cli.engine.data.inventory import list_files
+    from wdm_cli.engine.errors import ConfigError
+
+    if not _are_files(paths):
+        return add_layout({"data.kind": dataset, "data.dir": str(paths[0])}, config, sets)
+    if folders := [path for path in paths if path.is_dir()]:
+        raise ConfigError(f"{folders[0]}: is a folder, one of several", hint="name one folder, or files only")
+    return {"data.kind": dataset or kind_of(list_files(paths, SUFFIXES).files, paths[0].parent)}
 
 
 def _show(kind: str, inventory: Inventory, reports: list[CaseReport]) -> None:
@@ -84,22 +99,29 @@ def _show(kind: str, inventory: Inventory, reports: list[CaseReport]) -> None:
     from wdm_cli.engine.data.survey import known
 
     usable = known(reports)
-    broken = [report for report in reports if report.problem]
     cropped = [(name, facts.warning) for name, facts in usable.items() if facts.warning]
     kinds = Counter(f"{facts.text}  ÷{facts.factor}" for facts in usable.values())
     rows = [(count, *text.split("  ")) for text, count in kinds.most_common()]
     console.table(
         ("volumes", "voxels", "voxel size", "axes", "averaged"), rows, title=f"{len(usable)} usable volumes ({kind})"
     )
-    if broken:
-        rows_broken = [(report.path, report.problem) for report in broken]
-        console.table(("unusable file", "reason"), rows_broken, title=f"{len(broken)} unusable files")
+    if broken := _unusable(inventory, reports):
+        console.table(("unusable file", "reason"), broken, title=f"{len(broken)} unusable files")
     if cropped:
         console.table(("case", "warning"), cropped, title=f"{len(cropped)} volumes lose anatomy")
     if inventory.ignored:
         examples = {reason: path for path, reason in reversed(inventory.ignored)}
         rows_ignored = [(count, reason, examples[reason]) for reason, count in inventory.reasons().items()]
         console.table(("ignored", "reason", "example"), rows_ignored, title=f"{len(inventory.ignored)} files ignored")
+
+
+def _unusable(inventory: Inventory, reports: list[CaseReport]) -> list[tuple[str, str]]:
+    """What cannot be used, with the reason: files, closed folders and, in a row each, volumes of other formats."""
+    from wdm_cli.engine.data.remedies import remedies
+
+    files = [(str(report.path), report.problem) for report in reports if report.problem]
+    closed = [(str(path), reason) for path, reason in inventory.closed]
+    return files + closed + [(f"{count} files", text) for text, count in remedies(inventory.foreign, inventory.root)]
 
 
 def _as_json(
@@ -112,6 +134,7 @@ def _as_json(
         "usable": sum(not report.problem for report in reports),
         "unusable": sum(bool(report.problem) for report in reports),
         "cases": [report.to_dict() for report in reports],
+        "unread": [{"path": path, "reason": reason} for path, reason in _unusable(inventory, [])],
         "ignored": [{"path": str(path), "reason": reason} for path, reason in inventory.ignored],
         "notes": notes,
     }
@@ -138,15 +161,16 @@ def _write_fingerprint(path: Path, kind: str, preset: Preset, reports: list[Case
     console.note(f"wrote {path}; training {preset.name} takes about {console.size(costs.training)}")
 
 
-def _raise_if_bad(folder: Path, reports: list[CaseReport]) -> None:
+def _raise_if_bad(inventory: Inventory, reports: list[CaseReport]) -> None:
     from wdm_cli.engine.errors import DataError, PartialError
 
-    broken = sum(bool(report.problem) for report in reports)
-    if broken == len(reports):
-        raise DataError(f"{folder}: none of {broken} files can be used", hint="the reasons are listed above")
+    usable = sum(not report.problem for report in reports)
+    broken = len(reports) - usable + len(inventory.closed) + len(inventory.foreign)
+    if not usable:
+        raise DataError(f"{inventory.root}: none of {broken} files can be used", hint="the reasons are listed above")
     if broken:
         raise PartialError(
-            f"{folder}: {broken} of {len(reports)} files cannot be used",
-            why="training refuses a folder with unusable files, so that none is dropped in silence",
-            hint="repair them or move them out of the folder",
+            f"{inventory.root}: {broken} of {usable + broken} files cannot be used",
+            why="training refuses files that it cannot read, and leaves out formats that it does not know",
+            hint="mend, convert or fetch them, or move them out of the folder",
         )
