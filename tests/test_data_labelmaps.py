@@ -34,6 +34,7 @@ x_skullstripped.nii.gz unlabelled/a.nii.gz unlabeled_001.nii.gz segundo_01.nii.g
 images_and_labels/img1.nii.gz MSLesSeg_P1_T1.nii.gz iSeg-2019_subject-1-T1.img TotalSegmentator_s1.nii.gz norm.mgz
 lesion-042_T1w.nii.gz no_mask/a.nii.gz a_without_mask.nii.gz sub-mask01_ses-1_T1w.nii.gz Maskarinec_T1.nii masked/a.nii
 phantom_0000-t1n.nii.gz x/preprocessed.nii.gz ADNI_002_S_0295_MR_MPR__GradWarp_Br_S13408_I118671.nii gtx_1.nii.gz
+MSLesSeg_Dataset/P1/P1_T1.nii.gz COVID-19-CT-Seg_20cases/coronacases_001.nii.gz img_with_labels.nii.gz
 """
 
 

@@ -41,6 +41,7 @@ IMAGES = word_set(
     """
 )
 """Last words that name what a scanner measures: `labelled_T1w` is an image, `T1w_label` is none."""
+COLLECTIONS = word_set("dataset datasets data challenge study cases patients collection archive")
 NEGATIONS = word_set(
     """
     no non not without un with pre
@@ -78,8 +79,8 @@ def _says_labels(found: list[str], *, folder: bool) -> bool:
         joined.pop()
     if not joined or _bare(joined[-1], IMAGES):
         return False
-    if folder and any(_bare(word, IMAGES) for word in joined):
-        return False  # images_and_labels
+    if folder and any(_bare(word, IMAGES | COLLECTIONS) for word in joined):
+        return False  # images_and_labels, MSLesSeg_Dataset
     told = [i for i, word in enumerate(joined) if _bare(word, STRONG) and not (i and joined[i - 1] in NEGATIONS)]
     last = len(joined) - 1
     return bool(told) or (_bare(joined[last], WEAK) and not (last and joined[last - 1] in NEGATIONS))
