@@ -57,7 +57,7 @@ def test_planted_faults_are_found(folder: Path) -> None:
     write_nifti(folder / "exact.nii.gz", body(3), np.eye(4))
     write_nifti(folder / "flipped.nii.gz", body(9)[::-1, ::-1].copy(), np.eye(4))
     empty = np.zeros((32, 32, 32), np.float32)
-    empty[:4, :4, :4] = 100.0
+    empty[:4, :4, :4] = 100 + np.arange(64).reshape(4, 4, 4)
     write_nifti(folder / "empty.nii.gz", empty, np.eye(4))
     found = reports(folder)
     assert ["exact", "sub-3"] in [[name for name in names if name != "copy"] for names in duplicates(found)]
