@@ -291,7 +291,11 @@ def test_volumes_of_other_formats_are_not_ignored(tmp_path: Path) -> None:
     code, text = train(root, tmp_path / "run")
     assert code == 0
     assert "warning: 1 files are left out, FreeSurfer volumes (e.g. c.mgz)" in text
-    entries = list(run(plan_nifti(root, MR), tmp_path / "out"))
+    plan = plan_nifti(root, MR)
+    assert plan.notes == (
+        "several formats are read (2 NIfTI volumes; 1 FreeSurfer volumes): the same scan may be here twice",
+    )
+    entries = list(run(plan, tmp_path / "out"))
     assert tally(entries) == {"accepted": (3, 3), "repaired": (0, 0), "skipped": (1, 1), "ignored": (1, 1)}
 
 

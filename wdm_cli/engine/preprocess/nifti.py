@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from wdm_cli.engine.data.brats import CONTRASTS, NAME, Brats
-from wdm_cli.engine.data.formats import CONVERTED, NIFTI, suffix_of
-from wdm_cli.engine.data.inventory import Case, Inventory, Listing, named, some_of, stem, walk
+from wdm_cli.engine.data.formats import CONVERTED, NIFTI, format_of, suffix_of
+from wdm_cli.engine.data.inventory import Case, Inventory, Listing, counted, named, some_of, stem, walk
 from wdm_cli.engine.data.labelmaps import BY_NAME, by_content, by_name
 from wdm_cli.engine.data.patients import codes
 from wdm_cli.engine.data.remedies import remedies
@@ -113,7 +113,10 @@ def plan_nifti(folder: Path, target: Target, label_maps: LabelMaps = "leave") ->
     cases = named([(stem(path), path) for path in files], folder)
     whose = codes(Inventory(folder, cases))
     jobs = [_job(case, f"{case.name}.nii.gz", folder, whose, target, label_maps) for case in cases]
-    return _plan("nifti", jobs, listing, folder, "NIfTI, NRRD, MetaImage, Analyze or FreeSurfer files")
+    plan = _plan("nifti", jobs, listing, folder, "NIfTI, NRRD, MetaImage, Analyze or FreeSurfer files")
+    formats = [known.name for path in files if (known := format_of(path.name))]
+    several = f"several formats are read ({counted(formats)}): the same scan may be here twice"
+    return dataclasses.replace(plan, notes=(several,) if len(set(formats)) > 1 else ())
 
 
 def plan_brats(folder: Path, target: Target) -> Plan:
