@@ -17,7 +17,8 @@ from small import small
 from wdm_cli.engine.claims import Claims
 from wdm_cli.engine.errors import ConfigError, DataError, ResourceError
 from wdm_cli.engine.generate import Sample
-from wdm_cli.engine.samples import SampleFolder, default_affine
+from wdm_cli.engine.sample_protocol import default_affine
+from wdm_cli.engine.samples import SampleFolder
 
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 3.0, 0, 20], [0, 0, 4.0, 30], [0, 0, 0, 1]])
 CT = {"data__kind": "lidc-idri", "data__intensity": "fixed-window", "data__window": [-1000, 1000]}

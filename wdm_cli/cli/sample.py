@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from wdm_cli.engine.checkpoint import Checkpoint
     from wdm_cli.engine.models.blocks import Network
     from wdm_cli.engine.preset import Preset
-    from wdm_cli.engine.samples import FieldOfView, SampleFolder
+    from wdm_cli.engine.sample_protocol import FieldOfView
+    from wdm_cli.engine.samples import SampleFolder
 
 MANY_STEPS = 250  # from which on the fast sampler is worth a word
 
@@ -199,10 +200,13 @@ def sample_into(
     """
     from wdm_cli.engine.checkpoint import build_network
     from wdm_cli.engine.provenance import provenance
+    from wdm_cli.engine.sample_protocol import protocol_of
+    from wdm_cli.engine.samples import SampleFolder
 
     field = field_of_view(source, settings, preset)
-    folder = sample_folder(out, source, settings, field, seed=seed, ema=ema and source.ema is not None,
-                           precision=precision)  # fmt: skip
+    averaged = ema and source.ema is not None
+    protocol = protocol_of(source, settings, seed=seed, ema=averaged, precision=precision) | field.protocol
+    folder = SampleFolder(out, settings, field.affine, protocol)
     if field.warning:
         console.warn(field.warning)
     missing = list(range(number)) if overwrite else folder.missing(number)
@@ -243,37 +247,11 @@ def field_of_view(source: Checkpoint, settings: Preset, preset: str | None) -> F
     import numpy as np
 
     from wdm_cli.config import resolve
-    from wdm_cli.engine.samples import FieldOfView, default_affine
+    from wdm_cli.engine.sample_protocol import FieldOfView, default_affine
 
     trained = (source.preset or resolve(preset or "").preset).data.shape
     affine = default_affine(trained) if source.affine is None else np.asarray(source.affine)
     return FieldOfView(trained, settings.data.shape, affine)
-
-
-def sample_folder(
-    out: Path, source: Checkpoint, settings: Preset, field: FieldOfView, *, seed: int, ema: bool, precision: str
-) -> SampleFolder:
-    """The sample folder with its protocol: everything that decides a voxel."""
-    import dataclasses
-
-    from wdm_cli.engine.samples import SampleFolder
-
-    sampler = dataclasses.asdict(settings.sample)
-    protocol = {
-        "checkpoint_sha256": source.sha256,
-        "weights": "ema" if ema else "raw",
-        "sampler": sampler.pop("kind"),
-        **sampler,
-        "diffusion": dataclasses.asdict(settings.diffusion),
-        "seed": seed,
-        "seed_rule": "sample i is drawn from a generator seeded with seed + i",
-        "precision": precision,
-        "intensity": settings.data.intensity,
-        "image_size": list(settings.data.shape),
-    }
-    if settings.data.intensity == "fixed-window":
-        protocol["window"] = list(settings.data.window)
-    return SampleFolder(out, settings, field.affine, protocol | field.protocol)
 
 
 def make(

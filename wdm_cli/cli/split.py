@@ -36,10 +36,11 @@ def split(
     as_json: JsonOption = False,
 ) -> None:
     """Hold out patients, never single scans, so that no patient is trained on and judged with."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from wdm_cli.engine.data import guess_kind
     from wdm_cli.engine.data import split as splits
+    from wdm_cli.engine.data.inventory import require_whole
     from wdm_cli.engine.data.patients import tell
     from wdm_cli.engine.errors import ConfigError
     from wdm_cli.engine.preset import table_class
@@ -53,7 +54,9 @@ def split(
     if patient == "":
         raise ConfigError("--patient is empty", hint="e.g. --patient 'P[0-9]+'")
     data = table_class("data", dataset or guess_kind(folder))()
-    told = tell(data.find(folder), patient or "", patients)
+    inventory = data.find(folder)
+    require_whole(replace(inventory, cases=()))  # names are enough: files may be fetched later
+    told = tell(inventory, patient or "", patients)
     if doubt := told.doubt():
         console.warn(doubt)
     if told.unused:

@@ -16,6 +16,7 @@ from wdm_cli.engine.data.labelmaps import by_name
 from wdm_cli.engine.data.lidc import Lidc
 from wdm_cli.engine.data.mrnet import MrNet
 from wdm_cli.engine.data.nifti import Nifti
+from wdm_cli.engine.data.prepared import stated
 
 DATASETS = (Brats, Lidc, Adni, MrNet, FastMri, Nifti)
 SUFFIXES = tuple({suffix: None for cls in DATASETS for suffix in cls.suffixes})
@@ -26,12 +27,14 @@ __all__ = ["DATASETS", "Adni", "Brats", "FastMri", "Lidc", "MrNet", "Nifti", "gu
 def guess_kind(root: Path) -> str:
     """The `kind` of the data set whose layout most volumes below `root` follow.
 
-    `nifti` takes any name, so it is chosen only if more than half of them follow none.
+    `nifti` takes any name, so it is chosen only if more than half of them follow none. A folder that
+    `wdm preprocess` made states its layout.
 
     Raises:
         DataError: the folder is missing.
     """
-    return kind_of(walk(root, SUFFIXES).files, root)
+    found = stated(root)
+    return found.kind if found else kind_of(walk(root, SUFFIXES).files, root)
 
 
 def kind_of(files: Sequence[Path], root: Path) -> str:

@@ -93,7 +93,7 @@ def require_whole(inventory: Inventory) -> None:
         listed = "".join(f"\n  {text}" for text in absent[:NAMED]) + ("\n  …" if len(absent) > NAMED else "")
         raise DataError(
             f"{inventory.root}: {len(absent)} files or folders cannot be read:{listed}",
-            why="training on the others would drop them in silence",
+            why="going on with the others would drop them in silence",
             hint=f"fetch them, or move them out of the folder; `wdm verify {inventory.root}` lists them all",
         )
 

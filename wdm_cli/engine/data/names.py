@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from wdm_cli.engine.data.inventory import NIFTI, Case, Inventory, stem
+from wdm_cli.engine.data.formats import NIFTI
+from wdm_cli.engine.data.inventory import Case, Inventory, stem
 
 
 def below(case: Case, root: Path) -> str:

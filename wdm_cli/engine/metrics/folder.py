@@ -7,23 +7,19 @@ the folder is foreign, and how its files are to be read is for the caller to say
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from wdm_cli.engine.data.inventory import stem
+from wdm_cli.engine.data.inventory import Inventory, require_whole, stem, walk
+from wdm_cli.engine.data.labelmaps import by_name
 from wdm_cli.engine.data.lidc import STEMS
 from wdm_cli.engine.errors import ConfigError, DataError
-from wdm_cli.engine.files import PARTIAL
 from wdm_cli.engine.metrics.intensity import Intensity
 
 Kind = Literal["samples", "run", "prepared", "foreign"]
-LABELS = re.compile(
-    r"(?<![a-z])(d?seg|segmentations?|masks?|labels?|labelmaps?|labelsT[rs])(?![a-z])", re.IGNORECASE
-)  # whole words
 
 
 @dataclass(frozen=True)
@@ -77,23 +73,15 @@ def nifti_files(root: Path, least: int = 2) -> Found:
     """All volumes below a folder; temporary files and hidden folders are passed over, label maps and masks left out.
 
     Raises:
-        DataError: no such folder, or fewer than `least` volumes in it.
+        DataError: no such folder, fewer than `least` volumes in it, or folders that cannot be looked into.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
-    found = (path for path in root.rglob("*") if path.name.lower().endswith((".nii", ".nii.gz")))
-    there = sorted(p for p in found if p.is_file() and not is_hidden(p.relative_to(root)))
-    reasons = [(path, why_no_volume(path, root)) for path in there]
+    listing = walk(root)
+    reasons = [(path, by_name(path, root)) for path in listing.files]
     left_out = tuple((path, reason) for path, reason in reasons if reason)
     files = tuple(path for path, reason in reasons if not reason)
     require(root, files, least, len(left_out))
+    require_whole(Inventory(root, (), closed=tuple(listing.closed)))  # a file that is not here is named by its reader
     return Found(files, left_out)
-
-
-def why_no_volume(path: Path, root: Path) -> str:
-    """Why a NIfTI file below `root` is no volume to be scored, or nothing; the name of `root` itself is not asked."""
-    *folders, _ = path.relative_to(root).parts
-    return "label map or mask by its name" if any(map(LABELS.search, [*folders, stem(path)])) else ""
 
 
 def names_of(files: Sequence[Path], root: Path) -> tuple[str, ...]:
@@ -103,11 +91,6 @@ def names_of(files: Sequence[Path], root: Path) -> tuple[str, ...]:
     return tuple(
         case if count[case] == 1 else str(path.relative_to(root)) for case, path in zip(cases, files, strict=True)
     )
-
-
-def is_hidden(path: Path) -> bool:
-    """Whether a path, relative to its folder, is passed over without a word."""
-    return any(part == PARTIAL or part.startswith(".") for part in path.parts)
 
 
 def require(root: Path, files: Sequence[Path], least: int = 2, left_out: int = 0) -> None:

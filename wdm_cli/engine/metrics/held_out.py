@@ -90,11 +90,11 @@ def _inventories(real: Volumes) -> list[Inventory]:
     """All cases of the folder by name; of finished volumes under the names of every layout that fits some of them."""
     if real.dataset is not None:
         return [dataclasses.replace(real.dataset, part="all").find(real.root)]
-    files, _ = walk(real.root)
+    files = walk(real.root).files
     found = []
     for cls in DATASETS:
         for data in [cls(contrast=contrast) for contrast in CONTRASTS] if cls is Brats else [cls()]:  # type: ignore[arg-type]
-            pairs = ((data.case(path)[0], path) for path in files if data.recognises(path))
+            pairs = ((data.named_case(path, real.root)[0], path) for path in files if data.recognises(path))
             found.append(Inventory(real.root, named([(name, path) for name, path in pairs if name], real.root)))
     return [inventory for inventory in found if inventory.cases]
 

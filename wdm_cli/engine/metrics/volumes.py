@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from wdm_cli.engine.data.cache import FORMAT
 from wdm_cli.engine.data.dataset import Dataset
-from wdm_cli.engine.data.inventory import NIFTI
+from wdm_cli.engine.data.formats import NIFTI
+from wdm_cli.engine.data.inventory import require_whole
 from wdm_cli.engine.data.volume import Volume, read_nifti, times
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import sha256_file
@@ -170,9 +171,11 @@ def open_dataset(root: str | Path, dataset: Dataset) -> Volumes:
     """
     root = Path(root)
     try:
-        cases = dataset.find(root).cases
+        inventory = dataset.find(root)
+        require_whole(inventory)
     except DataError as error:
         raise with_ways(error) from error
+    cases = inventory.cases
     files = tuple(case.path for case in cases)
     require(root, files)
     made = load(dataset, files[0])
