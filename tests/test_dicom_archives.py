@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wdm_cli.engine.dicom import OtherFile, Policy, Slice, group, judge, scan
-from wdm_cli.engine.dicom.headers import patient_code, read_header
+from wdm_cli.engine.dicom.headers import read_header
+from wdm_cli.engine.dicom.patients import patient_code
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.preprocess import Entry, Plan, Target, plan_lidc, tally
 
@@ -72,16 +73,22 @@ def test_neighbours_are_ignored_and_counted(tmp_path: Path) -> None:
     assert reasons["other file (.xml)"] == 1
 
 
-def test_links_are_not_followed(tmp_path: Path) -> None:
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    """Loops, links upwards and second ways to a file end; what lies only behind a link is read."""
     outside = tmp_path / "outside"
     paths = write_series(outside)
     archive = tmp_path / "archive"
-    write_series(archive / "series", name="inside")
-    (archive / "loop").symlink_to(archive)
-    (archive / "out").symlink_to(outside)
+    inside = write_series(archive / "series", name="inside")
+    for name, target in (("loop", archive), ("up", tmp_path), ("out", outside), ("out again", outside)):
+        (archive / name).symlink_to(target)
     (archive / "series" / "one.dcm").symlink_to(paths[0])
+    (archive / "series" / "two.dcm").symlink_to(inside[0])
+    (archive / "series" / "round").symlink_to(archive / "series" / "round")
+    (outside / "back").symlink_to(archive / "out")
     plan = planned(archive)
-    assert counts(plan) == {"accepted": SLICES, "repaired": 0, "skipped": 0, "ignored": 3}
+    assert counts(plan) == {"accepted": 2 * SLICES, "repaired": 0, "skipped": 0, "ignored": 7}
+    read = [item.path for item in scan(archive) if isinstance(item, Slice)]
+    assert len({path.resolve() for path in read}) == len(read) == 2 * SLICES
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from wdm_cli.engine.dicom import OtherFile, Slice
     from wdm_cli.engine.preprocess import Entry, Plan
 
+NEGLIGIBLE_LOSS = 0.001  # share of the body outside the volumes; more is a warning
 app = typer.Typer(help="Turn an archive of scans into training volumes.", no_args_is_help=True)
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the volumes; the same command again continues.")]
@@ -53,7 +55,7 @@ def lidc(
     on_irregular: IrregularOption = "skip",
     on_duplicate: Annotated[
         Literal["skip", "first"],
-        typer.Option("--on-duplicate", help="Different pixels at one position: skip, or keep the first."),
+        typer.Option("--on-duplicate", help="Different pixels at a few positions: skip, or keep what was made first."),
     ] = "skip",
     max_gap: GapOption = 0,
     tilt: Annotated[
@@ -211,10 +213,10 @@ def execute(make_plan: Callable[[], Plan], source: Path, out: Path, options: Run
                 console.detail(f"{entry.case}: {entry.verdict} {'; '.join(entry.reasons + entry.repairs)}")
                 progress.update(len(entries) - len(plan.settled), entry.case)
     sheet = write_contact_sheet(out, sorted(entry.case for entry in entries if entry.output))
-    report(entries, out, sheet, options.as_json)
+    report(entries, plan.notes, out, sheet, options.as_json)
 
 
-def report(entries: list[Entry], out: Path, sheet: Path | None, as_json: bool) -> None:
+def report(entries: list[Entry], warnings: Sequence[str], out: Path, sheet: Path | None, as_json: bool) -> None:
     """The table of verdicts, what was skipped and why, and the exit code."""
     from wdm_cli.engine.errors import DataError, PartialError
     from wdm_cli.engine.preprocess import tally
@@ -225,21 +227,72 @@ def report(entries: list[Entry], out: Path, sheet: Path | None, as_json: bool) -
     if as_json:
         verdicts = {verdict: {"cases": cases, "files": files} for verdict, (cases, files) in counts.items()}
         seen = sum(files for _, files in counts.values())
-        console.answer_json({**verdicts, "files_seen": seen, "entries": [entry.to_dict() for entry in entries]})
+        more = {"files_seen": seen, "warnings": list(warnings), "entries": [entry.to_dict() for entry in entries]}
+        console.answer_json({**verdicts, **more})
     else:
         rows = [(verdict, cases, files) for verdict, (cases, files) in counts.items()]
         total = ("seen", sum(row[1] for row in rows), sum(row[2] for row in rows))
         console.table(("verdict", "cases", "files"), [*rows, total], title="Preprocessed")
-        shown = ("ignored", "repaired", "skipped") if console.Verbosity.level > 0 else ("ignored", "skipped")
-        for verdict in shown:
-            listed = [
-                (e.case or e.where, e.files, "; ".join(e.reasons + e.repairs)) for e in entries if e.verdict == verdict
-            ]
-            if listed:
-                console.table((verdict, "files", "why"), listed, title=verdict.capitalize())
+        show_entries(entries)
+        show_kinds(entries)
+    show_cropped(entries)
     if sheet:
         console.note(f"volumes, previews and manifest.jsonl are in {out}; look at {sheet}")
     if not usable:
         raise DataError(f"no usable case: {len(skipped)} skipped", hint="the reasons are listed above")
     if skipped:
         raise PartialError(f"{len(skipped)} cases or groups of files were skipped, {usable} cases are ready in {out}")
+
+
+def show_entries(entries: list[Entry]) -> None:
+    """What was ignored and skipped and why, each with a file to look at; with -v the cases, too."""
+    details = console.Verbosity.level > 0
+    for verdict in ("ignored", "accepted", "repaired", "skipped") if details else ("ignored", "skipped"):
+        listed = []
+        for entry in (entry for entry in entries if entry.verdict == verdict):
+            why = "; ".join((*entry.reasons, *entry.repairs, *cropped(entry)))
+            listed.append(
+                (
+                    entry.case or entry.where,
+                    entry.files,
+                    entry.facts.get("description", ""),
+                    why,
+                    entry.case and entry.where,
+                )
+            )
+        if listed:
+            names = (verdict, "files", "series", "why", "where")
+            shown = [column for column in range(len(names)) if column < 2 or any(row[column] for row in listed)]
+            rows = [[row[column] for column in shown] for row in listed]
+            console.table([names[column] for column in shown], rows, title=verdict.capitalize())
+
+
+def cropped(entry: Entry) -> list[str]:
+    """What lies outside the volume of a case, in words."""
+    mm = entry.facts.get("cropped_mm", [])
+    lost = f", {entry.facts['lost_share']:.1%} of the body" if "lost_share" in entry.facts else ""
+    return [f"cropped by {' × '.join(f'{length:g}' for length in mm)} mm{lost}"] if any(mm) else []
+
+
+def show_kinds(entries: list[Entry]) -> None:
+    """What the series are called, if several kinds lie in one folder."""
+    kinds = Counter(entry.facts["description"] for entry in entries if entry.output and entry.facts.get("description"))
+    if len(kinds) > 1:
+        console.table(("series", "cases"), kinds.most_common(), title="Series")
+
+
+def show_cropped(entries: list[Entry]) -> None:
+    """How much of the scans lies outside the volumes, and which --size would hold it."""
+    cut = [entry for entry in entries if entry.output and any(entry.facts.get("cropped_mm", []))]
+    if not cut:
+        return
+    among = sum(bool(entry.output) for entry in entries)
+    worst = " × ".join(f"{max(entry.facts['cropped_mm'][axis] for entry in cut):g}" for axis in range(3))
+    text = f"{len(cut)} of {among} cases are cropped, by up to {worst} mm (x × y × z)"
+    lost = [entry.facts["lost_share"] for entry in cut if "lost_share" in entry.facts]
+    if lost:
+        size = max(entry.facts["size_needed"] for entry in cut if "lost_share" in entry.facts)
+        span = f"{max(lost):.1%}" if len(lost) == 1 else f"{min(lost):.1%} to {max(lost):.1%}"
+        text += f": {span} of the body lies outside the volume"
+        text += f"; --size {size} would hold it at this spacing" if max(lost) > 0 else ""
+    console.warn(text) if lost and max(lost) > NEGLIGIBLE_LOSS else console.note(text)

@@ -1,28 +1,28 @@
-"""Which slices make up one volume: those of a series, and in MR those that belong to one image of the places.
+"""Which slices make up one volume: those of a series that belong to one image of the places.
 
-MR scanners put several images of a place under one series UID: echoes, phase, time points, diffusion directions. They
-must never be mixed, and a volume must never be cut in parts because a writer rounded a tag of every second slice.
-So tags alone decide nothing: where images lie tells whether they are several of one place or parts of one volume.
+Scanners put several images of a place under one series UID: in MR echoes, phase, time points, diffusion directions, in
+CT contrast phases, reconstructions, iodine maps. They must never be mixed, and a volume must never be cut in parts
+because a writer rounded a tag of every second slice. So tags alone decide nothing: where images lie tells whether they
+are several of one place or parts of one volume (`apart`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from wdm_cli.engine.dicom.apart import SAME_PLACE, acquisitions
 from wdm_cli.engine.dicom.geometry import directions
 from wdm_cli.engine.dicom.headers import Slice
 
-MOST_IMAGES = 8  # MR images under one UID that become cases; more are a time or diffusion series
-SAME_PLACE = 0.05  # mm; wider than writers round, closer than any two slices
+MOST_IMAGES = 8  # images under one UID that become cases; more are a time or diffusion series
 SAME_DIRECTION = 0.02
 SAME_NUMBER = 0.01  # share by which a tag may differ between the slices of one image
-COMPLETE = 0.9  # share of the places that an acquisition must cover to be an image of its own
 Part = list[Slice]
 
 
@@ -34,7 +34,7 @@ def group(slices: Iterable[Slice]) -> list[Part]:
     series: dict[tuple[str, str], Part] = defaultdict(list)
     for item in slices:
         series[item.patient, item.series_uid].append(item)
-    return [part for key in sorted(series) for part in _images_of(series[key])]
+    return [part for key in sorted(series) for kind in _kinds(series[key]) for part in _images_of(kind)]
 
 
 def mixed(slices: Part) -> tuple[str, bool]:
@@ -44,10 +44,22 @@ def mixed(slices: Part) -> tuple[str, bool]:
     return ", ".join(names), not all(_alike(one, other) for one in contrasts for other in contrasts)
 
 
+def _kinds(slices: Part) -> list[Part]:
+    """What shows anatomy and what measures something else (maps, phase), if these are images of the same places."""
+    kinds: dict[str, Part] = defaultdict(list)
+    for item in slices:
+        kinds[item.not_image].append(item)
+    parts = [kinds[kind] for kind in sorted(kinds)]
+    if any(2 * _shared(*sorted(pair, key=len)) < min(map(len, pair)) for pair in itertools.combinations(parts, 2)):
+        return [slices]
+    return [parts[0], *([replace(item, contrast=(*item.contrast, f"kind={item.not_image}")) for item in part]
+                        for part in parts[1:])]  # fmt: skip
+
+
 def _images_of(slices: Part) -> list[Part]:
     """The images of one UID. All slices together if they are too many or cannot be told apart."""
     if slices[0].modality != "MR":
-        return [slices]
+        return _acquisitions(slices)
     by_tags: dict[tuple[str, ...], Part] = defaultdict(list)
     for item in slices:
         by_tags[item.contrast].append(item)
@@ -86,17 +98,20 @@ def _lie_between(one: Part, other: Part) -> bool:
 
 
 def _acquisitions(image: Part) -> list[Part]:
-    """By AcquisitionNumber, if each takes (nearly) all places. Else what lies doubly is compared by its pixels."""
-    numbers = sorted({item.acquisition for item in image}, key=str)
-    parts = [[item for item in image if item.acquisition == number] for number in numbers]
-    if len(parts) == 1 or any(_places(part) is None for part in parts):
+    """The acquisitions of one image, what tells them noted; slices of another direction stay with the first."""
+    facing = Counter(item.orientation for item in image if item.position is not None and item.orientation)
+    common = facing.most_common(1)[0][0] if facing else None
+    alike = {one for one in facing if one and common and np.allclose(one, common, atol=SAME_DIRECTION)}
+    same = [item for item in image if item.orientation in alike]
+    if not same or any(item.position is None for item in same):
         return [image]
-    if min(_shared(image, part) for part in parts) < COMPLETE * len(image):
+    found = acquisitions(same, MOST_IMAGES)
+    if len(found) == 1:
         return [image]
-    return [
-        [replace(item, contrast=(*item.contrast, f"AcquisitionNumber={number}")) for item in part]
-        for number, part in zip(numbers, parts, strict=True)
-    ]
+    parts = [[replace(item, contrast=(*item.contrast, text)) for item in part] for text, part in found]
+    taken = {id(item) for item in same}
+    parts[0] += [replace(item, contrast=parts[0][0].contrast) for item in image if id(item) not in taken]
+    return parts
 
 
 def _places(part: Part) -> npt.NDArray[np.float64] | None:

@@ -1,18 +1,17 @@
 """What the files of a folder say: one record a file, from its header alone.
 
-Only the tags in TAGS are parsed. PatientID is turned into a code at once and the names, dates and
-numbers that identify a person are never looked at, so no later step can leak them.
+Only the tags in TAGS are parsed. What identifies a person is turned into codes at once (`patients`), and names are
+never looked at, so no later step can leak them. Times only order images and are not written.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
 import struct
+import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +19,28 @@ from typing import Any, Literal
 import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.tag import Tag
+
+from wdm_cli.engine.dicom.meaning import PRIVATE_TAGS, called_scout, description, not_hu, not_magnitude
+from wdm_cli.engine.dicom.patients import Owner, owner
 
 Vector = tuple[float, ...]
 DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
 KNOWN_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-TAGS = [
+POINTERS = {b"/annex/objects/": "`datalad get`", b"version https://git-lfs": "`git lfs pull`"}
+MARKS = (
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "TriggerTime"),
+    *("NominalCardiacTriggerDelayTime", "ContrastBolusAgentPhase", "ContrastBolusAgent", "ConvolutionKernel", "KVP"),
+    *("FilterType", "ReconstructionDiameter", "StackID", "AcquisitionUID", "IrradiationEventUID", "SliceThickness"),
+    *("ImageType", "FrameReferenceTime", "ScanOptions", "EchoNumbers", "AcquisitionTime", "AcquisitionDateTime"),
+)
+"""What may tell acquisitions of one place apart, in any modality, the surest first."""
+ORDER = ("AcquisitionNumber", "InstanceNumber", "AcquisitionTime", "ContentTime")
+TAGS: list[Any] = [
+    *("PatientBirthDate", "PatientSex", "PatientIdentityRemoved", "SOPInstanceUID", "RescaleType", "Units"),
+    *("ModalityLUTSequence", "RealWorldValueMappingSequence", "ComplexImageComponent", *MARKS, *ORDER, *PRIVATE_TAGS),
     *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "Modality", "ImageType"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
     *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelSpacing"),
@@ -35,8 +49,10 @@ TAGS = [
     *("EchoTime", "EchoNumbers", "InversionTime", "FlipAngle", "TemporalPositionIdentifier"),
     *("DiffusionBValue", "DiffusionGradientOrientation"),
 ]
-CONTRAST = (*TAGS[-7:], "ImageType")
+CONTRAST = (*[str(name) for name in TAGS[-7:]], "ImageType")
 """What tells MR images of one place apart."""
+OWNER = ("PatientID", "StudyInstanceUID", "PatientBirthDate", "PatientSex", "PatientIdentityRemoved")
+PARSED = [Tag(name) for name in TAGS]
 PARSE_ERRORS = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
     *(struct.error, BytesLengthException, InvalidDicomError),
@@ -51,8 +67,11 @@ class Slice:
     patient: a code, never the PatientID itself unless that is a public number of LIDC-IDRI or ADNI.
     spacing: (between rows, between columns). orientation: directions of a row and of a column.
     pixel_bytes: bytes of the file from the start of the pixel data on.
-    contrast, acquisition (MR): what tells images of one place apart. protocol: free text, in lower case; it is
-    matched with what the user asks for and never written, since people type anything into it.
+    contrast: NAME=VALUE of what tells images of one place apart in MR, or was found to do so. marks: the same of
+    what may do so in any modality. order: numbers by which files were made, None where absent. instance: of the SOP.
+    not_image: why the numbers are no HU, or show no magnitude; empty for ordinary images. thickness: of the slice.
+    protocol: free text, in lower case; it is matched with what the user asks for and never written, since people
+    type anything into it. title: the words of protocols in it. scout: whether it calls the series a localizer.
     """
 
     path: Path
@@ -77,8 +96,15 @@ class Slice:
     orientation: Vector | None
     pixel_bytes: int
     contrast: tuple[str, ...] = ()
-    acquisition: int | None = None
+    marks: tuple[str, ...] = field(default=(), repr=False)
+    order: tuple[float | None, ...] = field(default=(), repr=False)
+    instance: str = field(default="", repr=False)
+    not_image: str = ""
+    thickness: float | None = None
+    owner: Owner | None = field(default=None, repr=False)
     protocol: str = field(default="", repr=False)
+    title: str = ""
+    scout: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +116,10 @@ class OtherFile:
     reason: str
 
 
-def count_files(folder: Path) -> int:
-    """How many files `scan` will look at, but for linked folders."""
-    return sum(len(names) for _, _, names in os.walk(folder))
-
-
-def scan(folder: Path) -> Iterator[Slice | OtherFile]:
-    """Every file under `folder`, in a fixed order, as a Slice or an OtherFile. Symbolic links are not followed."""
-    unreadable: list[OSError] = []
-    for root, folders, names in os.walk(folder, onerror=unreadable.append):
-        folders.sort()
-        for name in sorted(names + [name for name in folders if Path(root, name).is_symlink()]):
-            yield read_header(Path(root, name))
-    for error in unreadable:
-        yield OtherFile(Path(error.filename), "skipped", f"cannot be listed: {error.strerror}")
-
-
 def read_header(path: Path) -> Slice | OtherFile:
     """What one file says. Never raises for what is in the file."""
     try:
-        mode = path.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            return OtherFile(path, "ignored", "symbolic link, not followed")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             return OtherFile(path, "ignored", "not a regular file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -135,6 +142,9 @@ def _no_dicom(path: Path, head: bytes, size: int) -> OtherFile:
     if path.suffix.lower() not in DICOM_SUFFIXES and not like_data_set:
         suffix = path.suffix.lower()
         return OtherFile(path, "ignored", f"other file ({suffix if KNOWN_SUFFIX.fullmatch(suffix) else 'no suffix'})")
+    for mark, fetch in POINTERS.items():
+        if head.startswith(mark):
+            return OtherFile(path, "skipped", f"its content is not here: fetch it with {fetch}")
     if size == 0:
         return OtherFile(path, "skipped", "empty file")
     if head.lstrip()[:1] == b"<":
@@ -148,7 +158,7 @@ def _parse(path: Path, file: Any, size: int) -> Slice | OtherFile:
     try:
         with warnings.catch_warnings(), disable_value_validation():
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=PARSED)
             rest = size - file.tell()
             syntax = str(header.file_meta.get("TransferSyntaxUID", "") or "")
             if str(header.file_meta.get("MediaStorageSOPClassUID", "")) == DICOMDIR_CLASS:
@@ -164,14 +174,18 @@ def _slice(path: Path, header: Any, syntax: str, rest: int) -> Slice | OtherFile
     sop_class = _text(header, "SOPClassUID")
     if not sop_class or not (modality or series_uid):
         return OtherFile(path, "skipped", "its DICOM header holds no SOPClassUID or no series (truncated?)")
+    image_type = tuple(str(part).upper() for part in _many(header, "ImageType"))
+    who = owner(*(_text(header, name) for name in OWNER))
+    names = [_text(header, name) for name in ("SeriesDescription", "ProtocolName")]
+    kind = {"CT": not_hu, "MR": not_magnitude}.get(modality)
     return Slice(
         path=path,
-        patient=patient_code(_text(header, "PatientID"), _text(header, "StudyInstanceUID")),
+        patient=who.code,
         series_uid=series_uid,
         modality=re.sub(r"[^A-Z0-9]", "", modality)[:16] or "of unknown modality",
         sop_class=sop_class,
         transfer_syntax=syntax,
-        image_type=tuple(str(part).upper() for part in _many(header, "ImageType")),
+        image_type=image_type,
         rows=_integer(header, "Rows") or 0,
         columns=_integer(header, "Columns") or 0,
         frames=_integer(header, "NumberOfFrames") or 1,
@@ -186,24 +200,17 @@ def _slice(path: Path, header: Any, syntax: str, rest: int) -> Slice | OtherFile
         position=_vector(header, "ImagePositionPatient", 3),
         orientation=_vector(header, "ImageOrientationPatient", 6),
         pixel_bytes=rest,
-        contrast=_contrast(header) if modality == "MR" else (),
-        acquisition=_integer(header, "AcquisitionNumber"),
-        protocol=f"{_text(header, 'SeriesDescription')} {_text(header, 'ProtocolName')}".strip().lower(),
+        contrast=_named(header, CONTRAST) if modality == "MR" else (),
+        marks=_named(header, MARKS),
+        order=tuple(_number(header.get(name)) for name in ORDER),
+        instance=_text(header, "SOPInstanceUID"),
+        not_image=kind(header, image_type) if kind else "",
+        thickness=_number(header.get("SliceThickness")) or None,
+        owner=who,
+        protocol=" ".join(names).strip().lower(),
+        title=description(*names),
+        scout=called_scout(names[0] or names[1]),
     )
-
-
-def patient_code(patient_id: str, study_uid: str) -> str:
-    """A name for a patient that tells nobody who it is; the public LIDC-IDRI numbers stay as they are,
-    and the codes that ADNI gives its participants.
-
-    Without a PatientID the study stands for the patient, so that strangers are not taken for one.
-    """
-    if re.fullmatch(r"LIDC-IDRI-[0-9]{4}", patient_id):
-        return patient_id
-    if re.fullmatch(r"[0-9]{3}_S_[0-9]{4}", patient_id):
-        return f"ADNI_{patient_id}"
-    source = f"patient {patient_id}" if patient_id else f"study {study_uid}"
-    return f"sub-{hashlib.sha256(source.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
 def _text(header: Any, name: str) -> str:
@@ -239,15 +246,17 @@ def _rescale(header: Any, name: str, usual: float) -> float | None:
     return _number(header.get(name))
 
 
-def _contrast(header: Any) -> tuple[str, ...]:
-    """NAME=VALUE of what is there of CONTRAST; numbers rounded as writers round them."""
+def _named(header: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    """NAME=VALUE of the tags that are there; numbers rounded as writers round them."""
     found = []
-    for name in CONTRAST:
+    for name in names:
         parts = _many(header, name) if name in header else []
         numbers = [_number(part) for part in parts]
         values = [str(part) if n is None else f"{n:.3f}" for part, n in zip(parts, numbers, strict=True)]
         if values:
-            found.append(f"{name}={'/'.join(re.sub(r'[^A-Za-z0-9_. -]', '', value)[:24] for value in values[:8])}")
+            longest = 64 if name.endswith("UID") else 24
+            text = "/".join(re.sub(r"[^A-Za-z0-9_. -]", "", value)[:longest] for value in values[:8])
+            found.append(sys.intern(f"{name}={text}"))
     return tuple(found)
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+
 from wdm_cli.engine.dicom.headers import Slice
+from wdm_cli.engine.dicom.meaning import LUT
 
 IMAGE = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 """Modality -> the SOP class of its single images; those of multi-frame images begin with it and a further part."""
-NOT_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY MAP"}
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+MOST_SCOUTS = 60  # images in three planes; more are volumes
+PARALLEL = 0.8  # cosine between normals
 MAX_PIXEL = 10.0  # mm
 MAX_SIDE = 4096  # pixels
 TISSUE = (-900.0, 2000.0)  # HU that padding must not lie in
@@ -34,9 +41,28 @@ def is_localizer(item: Slice) -> bool:
     return "LOCALIZER" in item.image_type
 
 
+def is_scout_series(slices: list[Slice]) -> bool:
+    """Whether MR images are localizers by what they are called, or by lying in three planes at right angles."""
+    if slices[0].modality != "MR":
+        return False
+    if all(item.scout for item in slices):
+        return True
+    if len(slices) > MOST_SCOUTS:
+        return False
+    normals: list[npt.NDArray[np.float64]] = []
+    for item in slices:
+        if item.orientation is None:
+            return False
+        normal = np.cross(item.orientation[:3], item.orientation[3:])
+        if not any(abs(float(normal @ other)) > PARALLEL for other in normals):
+            normals.append(normal)
+    crossed = [abs(float(one @ other)) for one, other in itertools.combinations(normals, 2)]
+    return len(normals) == 3 and max(crossed) < 1 - PARALLEL
+
+
 def is_phase(item: Slice) -> bool:
-    """Whether an MR image shows phase, or a real or imaginary part: no anatomy to learn from."""
-    return item.modality == "MR" and bool(NOT_MAGNITUDE & set(item.image_type[2:]))
+    """Whether an MR image shows phase, a field, or a real or imaginary part: no anatomy to learn from."""
+    return item.modality == "MR" and item.not_image not in ("", LUT)
 
 
 def unusable_image(item: Slice) -> str:
@@ -60,6 +86,9 @@ def kind_problem(item: Slice) -> str:
     projections = {"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "SCREEN SAVE"} & set(item.image_type)
     if projections:
         return f"a derived picture ({projections.pop()}), not a {modality} image"
+    if item.not_image:
+        told = item.modality == "CT" or item.not_image == LUT
+        return item.not_image if told else f"a phase, real, imaginary or field map ({item.not_image})"
     if item.photometric != "MONOCHROME2" or item.samples != 1:
         return f"pixels are {item.photometric or 'of unknown meaning'}, not MONOCHROME2"
     if item.bits != 16:

@@ -9,10 +9,11 @@ from typing import Literal
 
 import numpy as np
 
+from wdm_cli.engine.dicom.apart import doubled, entangled, first_made
 from wdm_cli.engine.dicom.geometry import Geometry, is_frame
 from wdm_cli.engine.dicom.grouping import MOST_IMAGES, SAME_DIRECTION, mixed
 from wdm_cli.engine.dicom.headers import Slice
-from wdm_cli.engine.dicom.image import is_localizer, is_phase, kind_problem, unusable_image
+from wdm_cli.engine.dicom.image import is_localizer, is_phase, is_scout_series, kind_problem, unusable_image
 from wdm_cli.engine.errors import ConfigError
 
 MIN_SLICES = 4
@@ -23,6 +24,8 @@ MAX_LOCALIZERS = 2
 AXIAL = "LPS"  # where columns, rows and slices of an ordinary axial series rise
 LONGEST_GAP = 10.0  # mm; nothing bridges more
 MAX_GAP = 3  # slices
+MOST_MISSING = 0.2  # share of the slices that may be interpolated
+UNEVEN, MOST_CHANGES = 0.25, 4  # share of the median step, and how often steps may change so: other slices lie between
 Verdict = Literal["accepted", "repaired", "skipped", "ignored"]
 
 
@@ -31,7 +34,7 @@ class Policy:
     """What to do where a careful reader could decide either way. The defaults never guess.
 
     on_irregular: `skip` series whose steps differ, or `resample` them by their true positions.
-    on_duplicate: `skip` series with different pixels at one position, or keep the `first` (pylidc's rule).
+    on_duplicate: `skip` series with different pixels at a few positions, or keep the slice that was made `first`.
     series: keep `all` series of a patient, the `thinnest` or the `first` by its UID.
     max_gap: how many missing slices in a row may be interpolated. tilt: `skip` tilted series or shear them back.
     """
@@ -54,6 +57,8 @@ class Series:
     case: a safe name, unique to the series. source: hash of the series UID. files: all of them.
     stack: the slices to decode, one a position, in order; None without a usable geometry.
     twins: [n] for each slice of `stack`, other files at its position; their pixels must be equal to its own.
+    twice: whether so many places are taken twice that differing pixels are those of another acquisition.
+    title: the words of protocols in what the series is called.
     """
 
     case: str
@@ -65,6 +70,8 @@ class Series:
     repairs: tuple[str, ...] = ()
     stack: Geometry | None = None
     twins: tuple[tuple[Slice, ...], ...] = ()
+    twice: bool = False
+    title: str = ""
 
     @property
     def usable(self) -> bool:
@@ -77,21 +84,20 @@ class _Unusable(Exception):
 
 def judge(slices: list[Slice], policy: Policy) -> Series:
     """The verdict on the slices of one series."""
-    first = min(slices, key=lambda item: item.contrast)
-    identity = " ".join((first.series_uid, first.patient, *first.contrast))
-    source = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
-    joint = "_MR_" if first.modality == "MR" and first.patient.startswith("ADNI") else "-"  # as ADNI names its files
-    base = Series(f"{first.patient}{joint}{source[:8]}", first.patient, source, tuple(slices), "accepted")
-    if all(is_localizer(item) for item in slices):
-        return replace(base, verdict="ignored", reasons=(f"{first.modality} localizer",))
+    base = _named(slices)
+    modality = slices[0].modality
+    if all(is_localizer(item) for item in slices) or is_scout_series(slices):
+        return replace(base, verdict="ignored", reasons=(f"{modality} localizer",))
     if all(is_phase(item) for item in slices):
-        return replace(base, verdict="ignored", reasons=("MR phase, real or imaginary images",))
+        return replace(base, verdict="ignored", reasons=("MR phase, field, real or imaginary images",))
     repairs: list[str] = []
     try:
         _check_one_image(slices, repairs)
         kept = _without_localizers(slices, repairs)
         _check_images(kept)
-        stack = Geometry.of(kept)
+        if why := entangled(kept):
+            raise _Unusable(f"{kept[0].path.name}: {why}")
+        stack = Geometry.of(sorted(kept, key=first_made))
         groups = stack.groups
         twins = tuple(tuple(stack.slices[i] for i in members[1:]) for members in groups)
         if any(twins):
@@ -101,7 +107,25 @@ def judge(slices: list[Slice], policy: Policy) -> Series:
     except _Unusable as error:
         return replace(base, verdict="skipped", reasons=(str(error),))
     verdict: Verdict = "repaired" if repairs else "accepted"
-    return replace(base, verdict=verdict, repairs=tuple(repairs), stack=distinct, twins=twins)
+    return replace(base, verdict=verdict, repairs=tuple(repairs), stack=distinct, twins=twins, twice=doubled(kept))
+
+
+def _named(slices: list[Slice]) -> Series:
+    """A series without a verdict. Its source is that of earlier versions, whatever became of its patient's code."""
+    first = min(slices, key=lambda item: item.contrast)
+    code = first.owner.code if first.owner else first.patient
+    identity = " ".join((first.series_uid, code, *first.contrast))
+    source = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
+    adni = first.modality == "MR" and first.patient.startswith("ADNI")
+    title = Counter(item.title for item in slices).most_common(1)[0][0]
+    parts = [
+        first.patient,
+        *(["MR"] if adni else []),
+        *([title] if title and first.modality == "MR" else []),
+        source[:8],
+    ]
+    case = ("_" if adni else "-").join(parts)  # as ADNI names its files
+    return Series(case, first.patient, source, tuple(slices), "accepted", title=title)
 
 
 def choose(series: list[Series], policy: Policy) -> list[Series]:
@@ -220,19 +244,34 @@ def _check_steps(stack: Geometry, policy: Policy, repairs: list[str]) -> None:
     multiples = stack.steps[odd] / median
     missing = np.rint(multiples) - 1
     gaps_only = bool((missing >= 1).all() and (np.abs(multiples - missing - 1) < 0.05).all())
-    bridged = bool((missing <= policy.max_gap).all() and stack.steps.max() <= LONGEST_GAP)
+    changes = np.abs(np.diff(stack.steps))
+    many = bool(missing.sum() > max(1, MOST_MISSING * len(stack.slices))) and not _as_thick_as_apart(stack)
+    bridged = bool((missing <= policy.max_gap).all() and stack.steps.max() <= LONGEST_GAP) and not many
     if gaps_only and bridged:
         repairs.append(f"{int(missing.sum())} missing slices interpolated: {where}")
     elif gaps_only:
         can = missing.max() <= MAX_GAP and stack.steps.max() <= LONGEST_GAP
         option = f" (--max-gap {int(missing.max())} interpolates)" if can else ""
+        option = (
+            f"; nothing tells whether two acquisitions overlap here, {MOST_MISSING:.0%} are bridged at most"
+            if many
+            else option
+        )
         raise _Unusable(f"{int(missing.sum())} slices missing: {where}{option}")
     elif stack.steps.max() > min(LONGEST_GAP, (MAX_GAP + 1.05) * median):
         raise _Unusable(f"{len(odd)} irregular steps: {where}")
+    elif np.count_nonzero(changes > UNEVEN * median) > max(MOST_CHANGES, MOST_MISSING * len(odd)):
+        raise _Unusable(f"{len(odd)} irregular steps: {where}; nothing tells whether two acquisitions lie there")
     elif policy.on_irregular == "resample":
         repairs.append(f"{len(odd)} irregular steps resampled by their true positions: {where}")
     else:
         raise _Unusable(f"{len(odd)} irregular steps: {where} (--on-irregular resample uses true positions)")
+
+
+def _as_thick_as_apart(stack: Geometry) -> bool:
+    """Whether every step is as long as its slice is thick: long steps are thick slices, as at the top of a head."""
+    ratios = [(item.thickness or 0) / step for item, step in zip(stack.slices, stack.steps.tolist(), strict=False)]
+    return all(0.7 < ratio < 1.4 for ratio in ratios)
 
 
 def _names(slices: list[Slice]) -> str:

@@ -16,12 +16,14 @@ from wdm_cli.engine.data.hounsfield import Census
 from wdm_cli.engine.data.transforms import AIR
 from wdm_cli.engine.dicom import Geometry, Policy, Series, Slice
 from wdm_cli.engine.errors import DataError
-from wdm_cli.engine.preprocess.decode import rescaled
+from wdm_cli.engine.preprocess.crop import Body
+from wdm_cli.engine.preprocess.decode import TwoFiles, rescaled
 from wdm_cli.engine.preprocess.resample import Axis, Spline, axis_for, even, grid_affine
-from wdm_cli.engine.preprocess.target import METAL, Prepared, Target, finish_ct, to_ras
+from wdm_cli.engine.preprocess.target import BODY, METAL, Prepared, Target, finish_ct, to_ras
 
 Floats = npt.NDArray[np.float32]
 LOWEST = -1024.0  # HU; scanners store air down to here
+AGAIN = ", and so do others: two acquisitions that no tag tells apart"
 NEAR_AIR = -900.0  # HU; padding below this looks like air anyway
 
 
@@ -33,6 +35,7 @@ class Seen:
     padding: int = 0
     clipped: int = 0
     duplicates: list[str] = field(default_factory=list)
+    body: Body | None = None
 
     def add(self, hu: Floats, padding: npt.NDArray[np.bool_] | None) -> None:
         real = hu if padding is None else hu[~padding]
@@ -90,7 +93,7 @@ def prepare(series: Series, policy: Policy, target: Target, axes: list[Axis] | N
     stack = series.stack
     assert stack is not None
     axes = axes or plan(stack, target)
-    seen = Seen()
+    seen = Seen(body=Body(axes) if any(axis.cropped for axis in axes) else None)
     planes = _planes(series, policy, axes, seen)
     name = stack.slices[0].path.name
     if seen.census.high - seen.census.low < 1:
@@ -111,6 +114,7 @@ def prepare(series: Series, policy: Policy, target: Target, axes: list[Axis] | N
         "padded_mm": padded,
         "cropped_mm": cropped,
         "hu_range": seen.span,
+        **(seen.body.facts() if seen.body else {}),
     }
     return Prepared(array, affine, tuple(seen.repairs()), facts)
 
@@ -125,11 +129,15 @@ def _planes(series: Series, policy: Policy, axes: list[Axis], seen: Seen) -> Flo
     weights: dict[tuple[float, float], tuple[Floats, Floats]] = {}
     for number, (item, twins) in enumerate(zip(stack.slices, series.twins, strict=True)):
         hu, padding = rescaled(item)
-        _compare(item, hu, twins, policy, seen)
+        _compare(item, hu, twins, policy if not series.twice else None, seen)
         seen.add(hu, padding)
         if padding is not None:
             hu[padding] = AIR
         np.clip(hu, AIR, METAL, out=hu)
+        if seen.body:
+            here = (splines[0].knots + stack.offsets[number, 0], splines[1].knots + stack.offsets[number, 1],
+                    stack.positions[number : number + 1] - stack.positions[0])  # fmt: skip
+            seen.body.add(hu > BODY, here)
         shift = (round(float(stack.offsets[number, 0]), 4), round(float(stack.offsets[number, 1]), 4))
         if shift not in weights:  # one entry but for a tilted gantry, whose slices each have their own
             weights.clear()
@@ -141,15 +149,20 @@ def _planes(series: Series, policy: Policy, axes: list[Axis], seen: Seen) -> Flo
     return planes
 
 
-def _compare(item: Slice, hu: Floats, twins: tuple[Slice, ...], policy: Policy, seen: Seen) -> None:
-    """Files at the position of `item` must be copies of it."""
+def _compare(item: Slice, hu: Floats, twins: tuple[Slice, ...], policy: Policy | None, seen: Seen) -> None:
+    """Files at the position of `item` must be copies of it; no policy where they make up another acquisition."""
     for twin in twins:
         other, _ = rescaled(twin)
         if np.array_equal(hu, other):
             continue
+        if policy is None:
+            raise different(item, twin, AGAIN)
         if policy.on_duplicate == "skip":
-            raise DataError(
-                f"{item.path.name} and {twin.path.name} lie at the same position with different pixels "
-                "(--on-duplicate first keeps the first)"
-            )
+            raise different(item, twin, " (--on-duplicate first keeps the one that was made first)")
         seen.duplicates.append(f"{item.path.name} kept, {twin.path.name} at the same position differs")
+
+
+def different(item: Slice, twin: Slice, told: str) -> TwoFiles:
+    """What to say of two files at one place that are no copies."""
+    text = f"{item.path.name} and {twin.path.name} lie at the same position with different pixels{told}"
+    return TwoFiles(text, (item.path, twin.path))

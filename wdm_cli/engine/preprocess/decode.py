@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ from wdm_cli.engine.dicom.image import COMPRESSED, NATIVE
 from wdm_cli.engine.errors import DataError
 
 Floats = npt.NDArray[np.float32]
+
+
+class TwoFiles(DataError):
+    """Two files that cannot both be used. paths: shown with their folders, which are written nowhere."""
+
+    def __init__(self, what: str, paths: tuple[Path, ...], where: str = "") -> None:
+        super().__init__(what)
+        self.paths, self.where = paths, where
 
 
 def rescaled(item: Slice) -> tuple[Floats, npt.NDArray[np.bool_] | None]:

@@ -9,10 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from wdm_cli.engine.dicom import OtherFile, Policy, Series, Slice, choose, group, judge
+from wdm_cli.engine.dicom import OtherFile, Policy, Series, Slice, choose, group, judge, settle
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.preprocess import ct, mr
+from wdm_cli.engine.preprocess.decode import TwoFiles
 from wdm_cli.engine.preprocess.manifest import Entry
 from wdm_cli.engine.preprocess.target import Prepared, Target
 from wdm_cli.engine.preprocess.work import Plan
@@ -25,13 +27,14 @@ class SeriesJob:
     series: Series
     policy: Policy
     target: Target
-    where: str
+    folder: Path
 
     case = property(lambda self: self.series.case)
     patient = property(lambda self: self.series.patient)
     source = property(lambda self: self.series.source)
     files = property(lambda self: [file.path for file in self.series.files])
     repairs = property(lambda self: self.series.repairs)
+    where = property(lambda self: _where(self.series.files[0].path, self.folder))
 
     @property
     def output(self) -> str:
@@ -41,7 +44,12 @@ class SeriesJob:
 
     def prepare(self) -> Prepared:
         prepare = ct.prepare if self.target.modality == "ct" else mr.prepare
-        return prepare(self.series, self.policy, self.target)
+        try:
+            made = prepare(self.series, self.policy, self.target)
+        except TwoFiles as error:
+            where = " and ".join(_where(path, self.folder) for path in error.paths)
+            raise TwoFiles(error.what, error.paths, where) from error
+        return dataclasses.replace(made, facts={**made.facts, **_facts(self.series)})
 
 
 def plan_lidc(found: Iterable[Slice | OtherFile], folder: Path, policy: Policy, target: Target) -> Plan:
@@ -89,7 +97,7 @@ def _plan(
 ) -> Plan:
     modality = target.modality.upper()
     items = list(found)
-    slices = [item for item in items if isinstance(item, Slice)]
+    slices, warnings = settle([item for item in items if isinstance(item, Slice)])
     others = [item for item in items if isinstance(item, OtherFile)]
     scans = [item for item in slices if item.modality == modality]
     series = [judge(members, policy) for members in group(scans)]
@@ -105,9 +113,9 @@ def _plan(
             f"no {modality} series found in {folder}; found {found_instead}",
             hint="name the folder of the DICOM files; `wdm preprocess lidc` takes CT, `wdm preprocess mr` MR",
         )
-    jobs = [SeriesJob(item, policy, target, _where(item.files[0].path, folder)) for item in series if item.usable]
+    jobs = [SeriesJob(item, policy, target, folder) for item in series if item.usable]
     protocol = {"command": command, **dataclasses.asdict(target), **dataclasses.asdict(policy)}
-    return Plan(jobs, entries, protocol)
+    return Plan(jobs, entries, protocol, tuple(warnings))
 
 
 def blame_damaged(series: list[Series], others: list[OtherFile]) -> list[Series]:
@@ -140,7 +148,8 @@ def _with_siblings(series: list[Series]) -> list[Series]:
     for item in series:
         images = count[item.patient, item.files[0].series_uid]
         if item.usable and images > 1:
-            text = f"one of {images} images under one series UID"
+            which = ", ".join(item.files[0].contrast) if item.files[0].modality == "CT" else ""  # MR: in the facts
+            text = f"one of {images} images under one series UID" + (f" ({which})" if which else "")
             item = dataclasses.replace(item, verdict="repaired", repairs=(*item.repairs, text))
         told.append(item)
     return told
@@ -165,8 +174,19 @@ def _entry(series: Series, folder: Path) -> Entry:
         files=len(series.files),
         patient=series.patient,
         reasons=series.reasons,
+        facts=_facts(series),
         where=_where(series.files[0].path, folder),
     )
+
+
+def _facts(series: Series) -> dict[str, Any]:
+    """What the manifest says of a series besides its figures: what it is called, and whose it is if PatientID lied."""
+    first = series.files[0]
+    moved = first.owner is not None and first.owner.study == first.patient != first.owner.code
+    return {
+        **({"description": series.title} if series.title else {}),
+        **({"patient_is": "the study, since PatientID is shared by several people"} if moved else {}),
+    }
 
 
 def _entries_of_others(others: list[OtherFile], folder: Path) -> list[Entry]:

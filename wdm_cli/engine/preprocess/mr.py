@@ -15,12 +15,14 @@ import numpy.typing as npt
 from wdm_cli.engine.data.volume import MAX_BYTES, times
 from wdm_cli.engine.dicom import Geometry, Policy, Series
 from wdm_cli.engine.errors import DataError
-from wdm_cli.engine.preprocess.ct import padded_and_cropped, plan
+from wdm_cli.engine.preprocess.crop import of_volume
+from wdm_cli.engine.preprocess.ct import AGAIN, different, padded_and_cropped, plan
 from wdm_cli.engine.preprocess.decode import rescaled
 from wdm_cli.engine.preprocess.resample import Axis, Spline, even, grid_affine
 from wdm_cli.engine.preprocess.target import Prepared, Target, finish_mr, to_ras
 
 Floats = npt.NDArray[np.float32]
+UNTOLD = ", and no echo, time or acquisition tells them apart"
 
 
 def prepare(series: Series, policy: Policy, target: Target) -> Prepared:
@@ -35,6 +37,7 @@ def prepare(series: Series, policy: Policy, target: Target) -> Prepared:
     array, padding = _read(series)
     low, high = float(array.min()), float(array.max())
     axes = plan(stack, target)
+    lost = of_volume(array.transpose(2, 1, 0), axes)
     affine = stack.affine
     if target.size is not None or target.spacing is not None or stack.odd_steps.any():
         array = _resample(array, stack, axes, low, high)
@@ -45,7 +48,8 @@ def prepare(series: Series, policy: Policy, target: Target) -> Prepared:
     except DataError as error:
         raise DataError(f"{name} …: {error.what}") from error
     repairs = (f"{padding:,} voxels of padding set to the lowest value",) if padding else ()
-    return Prepared(made, affine, repairs, _facts(stack, axes, affine, made.shape, (low, high)))
+    facts = _facts(stack, axes, affine, made.shape, (low, high)) | lost
+    return Prepared(made, affine, repairs, facts)
 
 
 def _read(series: Series) -> tuple[Floats, int]:
@@ -61,10 +65,7 @@ def _read(series: Series) -> tuple[Floats, int]:
         array[number], padding = rescaled(item)
         for twin in twins:  # other images of the place are series of their own, unless nothing tells them apart
             if not np.array_equal(array[number], rescaled(twin)[0]):
-                raise DataError(
-                    f"{item.path.name} and {twin.path.name} lie at the same position with different pixels, "
-                    "and no echo, time or acquisition tells them apart"
-                )
+                raise different(item, twin, AGAIN if series.twice else UNTOLD)
         if padding is not None:
             padded[number] = padding
     if not np.isfinite(array).all():

@@ -21,12 +21,13 @@ from wdm_cli.engine.data.transforms import AIR
 from wdm_cli.engine.dicom.series import Verdict
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import safe_name
+from wdm_cli.engine.preprocess.crop import of_volume
 from wdm_cli.engine.preprocess.ct import Seen
 from wdm_cli.engine.preprocess.foreign import read_volume
 from wdm_cli.engine.preprocess.manifest import Entry
 from wdm_cli.engine.preprocess.pairs import NO_ORIENTATION, is_analyze
 from wdm_cli.engine.preprocess.resample import Axis, axis_for, even, grid_affine, resample
-from wdm_cli.engine.preprocess.target import METAL, Prepared, Target, finish_ct, finish_mr, to_ras
+from wdm_cli.engine.preprocess.target import BODY, METAL, Prepared, Target, finish_ct, finish_mr, to_ras
 from wdm_cli.engine.preprocess.work import Plan
 
 READ = (*NIFTI, *CONVERTED)
@@ -84,6 +85,7 @@ def prepare(path: Path, target: Target, label_maps: LabelMaps = "leave") -> Prep
         array = np.clip(array, AIR, METAL)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     axes = [axis_for(even(n, mm), target.size, target.spacing) for n, mm in zip(array.shape, spacing, strict=True)]
+    lost = of_volume(array, axes, BODY if in_hu else None)
     if target.size is not None or target.spacing is not None:
         low, high = float(array.min()), float(array.max())
         array = np.clip(resample(array, axes, AIR if in_hu else low), low, high)  # splines overshoot at edges
@@ -96,7 +98,7 @@ def prepare(path: Path, target: Target, label_maps: LabelMaps = "leave") -> Prep
     except DataError as error:
         raise DataError(f"{path.name}: {error.what}") from error
     repairs = (*(seen.repairs() if in_hu else ()), *_padding(axes)) if is_ct else ()
-    return Prepared(result, affine, repairs, _facts(seen, spacing, axes, affine, result.shape))
+    return Prepared(result, affine, repairs, _facts(seen, spacing, axes, affine, result.shape) | lost)
 
 
 def plan_nifti(folder: Path, target: Target, label_maps: LabelMaps = "leave") -> Plan:

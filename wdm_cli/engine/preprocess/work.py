@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from wdm_cli.engine.data import parallel
 from wdm_cli.engine.data.volume import Volume, write_nifti
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.files import PARTIAL, locked, remove_partial, sha256_file, shortage, write_json
+from wdm_cli.engine.preprocess.decode import TwoFiles
 from wdm_cli.engine.preprocess.manifest import Entry, Manifest
 from wdm_cli.engine.preprocess.preview import preview_path, write_preview
 from wdm_cli.engine.preprocess.target import Prepared
@@ -82,7 +83,11 @@ def run(
             manifest.record(entry)
             yield entry
         known = [(job, manifest.finished(job.source, job.files)) for job in plan.jobs]
-        yield from (done for _, done in known if done)
+        for job, done in known:
+            if done:
+                entry = replace(done, patient=job.patient)  # an earlier version may have known it less well
+                manifest.record(entry)
+                yield entry
         todo = [job for job, done in known if not done]
         for _, made in parallel.run(partial(make, out=out), todo, workers):
             assert isinstance(made, Entry)
@@ -100,6 +105,8 @@ def make(job: Job, out: Path) -> Entry:
     }
     try:
         prepared = job.prepare()
+    except TwoFiles as error:
+        return Entry(**{**common, "where": error.where}, verdict="skipped", reasons=(error.what,))
     except DataError as error:
         return Entry(**common, verdict="skipped", reasons=(error.what,))
     except MemoryError:
@@ -169,9 +176,9 @@ def clear(out: Path) -> None:
 
 
 def _retract(manifest: Manifest, entry: Entry, out: Path) -> None:
-    """Remove the volume of a case whose files have changed so that it can no longer be used."""
+    """Remove the earlier volume of a case that can no longer be used, or has another name now."""
     earlier = manifest.entries.get(entry.source)
-    if earlier and earlier.output and not entry.output:
+    if earlier and earlier.output and earlier.output != entry.output:
         _remove_output(earlier, out)
         preview_path(out, earlier.case).unlink(missing_ok=True)
 
