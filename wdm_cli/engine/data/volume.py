@@ -6,10 +6,11 @@ its very end (only its checksum shows a flipped bit), and a file that would pois
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,14 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from wdm_cli.engine.data.header import place, voxel_size
 from wdm_cli.engine.data.presence import refuse_absent
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import atomic_publish
 
 Array = NDArray[np.float32]
 Affine = NDArray[np.float64]
+Sides = tuple[int, int, int]
 
 MAX_BYTES = 2**30  # 512³ voxels of 8 bytes; a 256³ float32 volume has 64 MiB
 DEFLATE_RATIO = 1032  # no deflate stream unpacks to more than this multiple of its size
@@ -31,12 +34,12 @@ HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 needs 348 of them
 CHUNK = 2**22
 MAX_OFFSET = 2**24  # header extensions before the voxels
 MAX_TRAILING = 2**20  # bytes after the last voxel
-MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; everything else is taken as mm
+ALIKE = 1.1  # sides of voxels that differ by no more than this factor count as equal
 
 
 def are_cubes(spacing: Sequence[float]) -> bool:
     """Whether voxels of these sides (mm) pass for cubes: none is more than a tenth longer than another."""
-    return max(spacing) <= 1.1 * min(spacing)
+    return max(spacing) <= ALIKE * min(spacing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +49,21 @@ class Volume:
     Attributes:
         array: [D, H, W] float32, axes i, j, k as in the file.
         affine: [4, 4] float64, voxel index -> RAS+ world coordinates in mm.
+        signs: what is odd in the header of its file, as keys of `facts.SIGNS`.
     """
 
     array: Array
     affine: Affine
+    signs: tuple[str, ...] = ()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        return cast("tuple[int, int, int]", self.array.shape)
+    def shape(self) -> Sides:
+        return cast("Sides", self.array.shape)
 
     @cached_property
     def spacing(self) -> tuple[float, float, float]:
         """Distance of neighbouring voxels along i, j, k in mm."""
-        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
-        return (i, j, k)
+        return voxel_size(self.affine)
 
 
 def read_nifti(path: Path, max_bytes: int = MAX_BYTES) -> Volume:
@@ -73,7 +77,20 @@ def read_nifti(path: Path, max_bytes: int = MAX_BYTES) -> Volume:
             of real numbers, holds NaN, infinity or one value only, has no usable voxel size, or claims more than
             `max_bytes` (as stored or as float32) or more than it can hold.
     """
-    path = Path(path)
+    with _unpacked(Path(path)) as (file, most):
+        return _parse(Path(path), file, most, max_bytes)
+
+
+def read_grid(path: Path) -> tuple[Sides, Affine]:
+    """Sides and affine of a NIfTI file from its header alone; raises as `read_nifti` does, for what that shows."""
+    with _unpacked(Path(path)) as (file, _):
+        header = _header(path, file.read(HEADER_BYTES))
+        return _shape(path, header), place(path, header)[0]
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """The file's content, and the most bytes that it can hold; errors of the file and of gzip become DataErrors."""
     refuse_absent(path)
     try:
         stored = path.stat().st_size
@@ -83,9 +100,10 @@ def read_nifti(path: Path, max_bytes: int = MAX_BYTES) -> Volume:
             head = file.read(HEADER_BYTES)
             file.seek(0)
             if not _is_gzip(path, head):
-                return _parse(path, file, stored, max_bytes)
+                yield file, stored
+                return
             with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
-                return _parse(path, cast("IO[bytes]", unpacked), stored * DEFLATE_RATIO, max_bytes)
+                yield cast("IO[bytes]", unpacked), stored * DEFLATE_RATIO
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -148,7 +166,7 @@ def _kind(head: bytes) -> str:
 def _parse(path: Path, file: IO[bytes], most: int, max_bytes: int) -> Volume:
     """Header, checks, voxels. `most` is the number of bytes that the file can hold unpacked."""
     header = _header(path, file.read(HEADER_BYTES))
-    dtype, shape, affine = _dtype(path, header), _shape(path, header), _affine(path, header)
+    dtype, shape, (affine, signs) = _dtype(path, header), _shape(path, header), place(path, header)
     offset = float(header["vox_offset"]) or float(header.single_vox_offset)
     if not header.sizeof_hdr <= offset <= MAX_OFFSET:
         raise DataError(f"{path}: the header puts the voxels at byte {offset:g}", why="it is damaged")
@@ -160,7 +178,8 @@ def _parse(path: Path, file: IO[bytes], most: int, max_bytes: int) -> Volume:
             why="the file is truncated, or its header is damaged",
         )
     raw = np.frombuffer(_read_voxels(path, file, int(offset), size), dtype).reshape(shape, order="F")
-    return Volume(_scaled(path, raw, header), affine)
+    array, odd = _scaled(path, raw, header)
+    return Volume(array, affine, signs + odd)
 
 
 def _header(path: Path, block: bytes) -> Any:
@@ -188,7 +207,7 @@ def _dtype(path: Path, header: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _shape(path: Path, header: Any) -> tuple[int, int, int]:
+def _shape(path: Path, header: Any) -> Sides:
     dims = [int(n) for n in header["dim"]]
     sides = dims[1 : 1 + dims[0]]
     if not 1 <= dims[0] <= 7 or min(sides) < 1:
@@ -202,22 +221,6 @@ def _shape(path: Path, header: Any) -> tuple[int, int, int]:
     if len(sides) < 3 or min(sides) < 2:
         raise DataError(f"{path}: is no volume but a slice ({times(sides)})")
     return sides[0], sides[1], sides[2]
-
-
-def _affine(path: Path, header: Any) -> Affine:
-    """The header's best affine (sform, else qform, else voxel sizes) in mm."""
-    sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
-    if not (np.isfinite(sizes).all() and sizes.all()):
-        raise DataError(f"{path}: voxel size {header['pixdim'][1:4].tolist()}", why="it must be finite and not 0")
-    header["pixdim"][1:4] = sizes
-    try:
-        affine = np.asarray(header.get_best_affine(), np.float64)
-    except ValueError as error:  # a quaternion that is no rotation
-        raise DataError(f"{path}: its orientation is damaged ({error})") from error
-    affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise DataError(f"{path}: its affine is singular or not finite", why="it does not say where voxels lie")
-    return affine
 
 
 def _read_voxels(path: Path, file: IO[bytes], offset: int, size: int) -> bytearray:
@@ -238,18 +241,28 @@ def _read_voxels(path: Path, file: IO[bytes], offset: int, size: int) -> bytearr
     return data
 
 
-def _scaled(path: Path, raw: NDArray[Any], header: Any) -> Array:
-    """Raw voxels as C-ordered float32 with slope and intercept applied; refused if they hold no picture."""
+def _scaled(path: Path, raw: NDArray[Any], header: Any) -> tuple[Array, tuple[str, ...]]:
+    """Raw voxels as C-ordered float32 with slope and intercept applied, and what is odd about these two.
+
+    A pair that makes no sense is ignored (NIfTI standard). Refused if the voxels hold no picture.
+    """
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     array = np.empty(raw.shape, np.float32)
+    none = slope == 0 or math.isnan(slope)
+    odd = not none and not (math.isfinite(slope) and math.isfinite(inter))
     with np.errstate(over="ignore", invalid="ignore"):
-        if slope == 0 or not math.isfinite(slope) or (slope, inter) == (1, 0):
+        if none or odd or (slope, inter) == (1, 0):
             array[...] = raw
         else:
             for k in range(raw.shape[2]):  # in float64, one slice at a time
                 array[:, :, k] = raw[:, :, k] * np.float64(slope) + np.float64(inter)
+            if not np.isfinite([array.min(), array.max()]).all() and np.isfinite(raw).all():
+                raise DataError(
+                    f"{path}: scl_slope {slope:g} and scl_inter {inter:g} of its header make stored numbers infinite",
+                    why="the header is damaged",
+                )
     refuse_no_picture(path, array)
-    return array
+    return array, ("scaling",) if odd else ()
 
 
 def refuse_no_picture(path: Path, array: NDArray[Any]) -> None:
