@@ -27,7 +27,7 @@ sys.path.insert(0, str(GOLDEN.parent))
 
 from golden import recipe  # noqa: E402
 
-from wdm_cli.engine.data.transforms import fit, unit_mr  # noqa: E402
+from wdm_cli.engine.data.transforms import factors, fit, needed, unit_mr  # noqa: E402
 from wdm_cli.engine.diffusion import clamp_in_image_space, loss, make_schedule  # noqa: E402
 from wdm_cli.engine.metrics.extractor import load_extractor  # noqa: E402
 from wdm_cli.engine.metrics.fid import frechet_distance  # noqa: E402
@@ -92,7 +92,8 @@ def sampling() -> float:
 
 
 def loader() -> float:
-    fitted = fit(unit_mr(recipe.brats_like_volume().astype(np.float32)), (128, 128, 128))
+    raw, shape = recipe.brats_like_volume().astype(np.float32), (128, 128, 128)
+    fitted = fit(unit_mr(raw), shape, factors(needed(raw.shape, shape), (1, 1, 1)))
     return worst(torch.from_numpy(fitted.array * 2 - 1), "brats_loader/size128")
 
 

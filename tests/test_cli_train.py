@@ -290,7 +290,8 @@ def test_what_verify_warns_of_training_says_too(tmp_path: Path) -> None:
     write_nifti(tmp_path / "d" / "ct.nii.gz", body.astype(np.float32), np.diag([-1.0, -1, 1, 1]))
     write_nifti(tmp_path / "d" / "masked.nii.gz", scaled.astype(np.float32), np.diag([1.0, 1, 2.5, 1]))
     for _ in range(2):
-        result = train(tmp_path / "d", tmp_path / "run", "--dataset", "nifti", "--steps", 1)
+        own = ("--dataset", "nifti", "--set", "data.voxel=own")  # else all voxels would be 2.5 mm along k
+        result = train(tmp_path / "d", tmp_path / "run", "--steps", 1, *own)
         assert result.code == 0, result.err
         for text in (
             "more than one orientation: RAS (2), LPS (1)",

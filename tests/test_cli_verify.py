@@ -73,7 +73,7 @@ def test_cropped_anatomy_and_mixtures_are_told(tmp_path):
         nib.save(
             nib.Nifti1Image(draw.normal(size=(34, 32, 32)).astype(np.float32), affine), tmp_path / f"{name}.nii.gz"
         )
-    found, error = answer(tmp_path, "--preset", "tiny")
+    found, error = answer(tmp_path, "--preset", "tiny", "--set", "data.voxel=own")
     assert error is None
     assert found["dataset"] == "nifti"
     assert found["cases"][1]["lost"] == [[1, 1], [0, 0], [0, 0]]

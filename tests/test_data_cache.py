@@ -81,9 +81,19 @@ def test_only_what_is_missing_damaged_or_changed_is_built(heads, tmp_path):
     source = next(heads.rglob("phantom_0001-t1n.nii.gz"))
     os.utime(source, ns=(1, 1))
     assert built() == ["phantom_0001"]
+    times = source.stat().st_mtime_ns
+    source.write_bytes(source.read_bytes()[:-9] + bytes(9))  # of the same size, and as old as the one before
+    os.utime(source, ns=(1, times))
+    with pytest.raises(DataError, match="phantom_0001"):
+        built()
+    other = source.with_name("other.nii.gz")
+    other.write_bytes(next(heads.rglob("phantom_0002-t1n.nii.gz")).read_bytes())
+    os.utime(other, ns=(1, times))
+    other.rename(source)
+    assert built() == ["phantom_0001"]
     dataset = Brats(image_size=8)
     assert len(built()) == 4
-    assert len(entries(folder)) == 9
+    assert len(entries(folder)) == 10
 
 
 def test_a_missing_entry_is_an_error_that_says_what_to_do(heads, tmp_path):

@@ -135,7 +135,7 @@ def test_load_gives_the_contract_for_every_data_set(tmp_path):
         assert volume.array.dtype == np.float32
         assert -1 <= volume.array.min() < volume.array.max() <= 1
         factor = dataset.prepare(path).facts.factor
-        np.testing.assert_allclose(volume.spacing, (0.7 * factor, 0.7 * factor, 2.5 * factor), rtol=1e-6)
+        np.testing.assert_allclose(volume.spacing, np.multiply(factor, (0.7, 0.7, 2.5)), rtol=1e-6)
 
 
 def test_fixed_window_keeps_hu_exactly(tmp_path):
@@ -165,7 +165,7 @@ def test_cropped_anatomy_is_said_in_millimetres(tmp_path):
     facts = Lidc(image_size=16, crop_margin=0.2).prepare(path).facts
     np.testing.assert_allclose(facts.lost, ((0.7, 0.7), (0, 0), (0, 0)), rtol=1e-6)
     assert "cropped by 1/1, 0/0, 0/0 mm" in facts.warning
-    assert (facts.sides, facts.orientation, facts.factor) == ((18, 16, 16), "RAS", 1)
+    assert (facts.sides, facts.orientation, facts.factor) == ((18, 16, 16), "RAS", (1, 1, 1))
     assert Lidc(image_size=16, crop_margin=0).prepare(path).facts.warning == ""
 
 
@@ -182,9 +182,12 @@ def test_settings_that_change_voxels_are_in_the_cache_key():
     for other in (
         Brats(image_size=64),
         Brats(crop_margin=0.2),
+        Brats(voxel=2.0),
+        Brats(voxel="own"),
         Brats(cache="int16"),
         Nifti(),
     ):
         assert other.voxel_settings() != base
+    assert Brats(voxel=2).voxel_settings() == Brats(voxel=(2.0, 2.0, 2.0)).voxel_settings()
     for same in (Brats(dir="x"), Brats(contrast="t2w"), Brats(window=(0, 9)), Brats(image_size=(128, 128, 128))):
         assert same.voxel_settings() == base

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from wdm_cli.cli.main import app
 from wdm_cli.config import resolve
+from wdm_cli.engine.data.facts import usual_spacing
 from wdm_cli.engine.data.fingerprint import doubts, duplicates, fingerprint, near_empty, suggestions, turned
 from wdm_cli.engine.data.nifti import Nifti
 from wdm_cli.engine.data.survey import CaseReport, known, survey, thumbnail
@@ -85,6 +87,45 @@ def test_the_suggested_size_fits_the_volumes_and_the_network(folder: Path, side:
     assert wanted in advice
     sets = [f"data.image_size={advice.partition('image_size=')[2].split()[0]}"] if "--set" in advice else []
     resolve("ours_unet_128", environment={}, sets=sets)  # raises if the size does not fit
+
+
+@pytest.mark.parametrize(
+    ("sides", "spacing", "wanted"),
+    [
+        (
+            (512, 512, 40),
+            (0.84, 0.84, 5.0),
+            "thick slices (0.84×0.84×5 mm): ours_unet_128 --set 'data.image_size=[128, 128, 64]'",
+        ),
+        ((24, 256, 256), (3.0, 0.6, 0.6), "ours_unet_256 --set 'data.image_size=[64, 256, 256]' to keep"),
+        ((60, 60, 20), (1.0, 1.0, 4.0), "ours_unet_128 --set 'data.image_size=[64, 64, 32]' to begin"),
+        ((512, 512, 512), (0.5, 0.5, 0.5), "ours_unet_128 to begin"),
+        ((284, 284, 200), (1.0, 1.0, 1.0), "ours_unet_128 to begin, ours_unet_256 to keep"),
+        ((285, 284, 200), (1.0, 1.0, 1.0), "ours_unet_128 to begin"),
+    ],
+)
+def test_what_is_suggested_keeps_slices_and_keeps_what_it_says(
+    folder: Path, sides: Any, spacing: Any, wanted: str
+) -> None:
+    case = dataclasses.replace(known(reports(folder))["sub-0"], sides=sides, spacing=spacing)
+    advice = suggestions([case])[0]
+    assert wanted in advice
+    assert ("to keep" in advice) == ("to keep" in wanted)
+    for preset, part in zip(("ours_unet_128", "ours_unet_256"), advice.split(", ours_unet_256"), strict=False):
+        sets = [part.split("'")[1]] if "--set" in part else []
+        data = resolve(preset, environment={}, sets=["data.kind=nifti", *sets]).preset.data
+        thick = [mm > 1.1 * min(spacing) for mm in spacing]
+        factor = data.factor(sides, spacing)
+        assert all(f == 1 for f, is_thick in zip(factor, thick, strict=True) if is_thick or preset == "ours_unet_256")
+
+
+def test_one_spacing_for_mixed_volumes_is_the_usual_one_along_the_body(folder: Path) -> None:
+    facts = known(reports(folder))["sub-0"]
+    cases = [dataclasses.replace(facts, spacing=(mm, 1.0, 1.0)) for mm in (0.9, 1.0, 1.0, 3.0)]
+    assert usual_spacing(cases) == "1"
+    sagittal = dataclasses.replace(facts, spacing=(5.0, 0.8, 0.7), orientation="PIR")
+    assert usual_spacing([sagittal]) == "0.7,5,0.8"
+    assert usual_spacing([]) == ""
 
 
 def test_thumbnails_are_block_means() -> None:

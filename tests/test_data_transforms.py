@@ -10,15 +10,31 @@ from golden.recipe import brats_like_volume, digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wdm_cli.engine.data.transforms import background, fit, pool, quantiles, to_window, unit_ct, unit_mr, unit_window
+from wdm_cli.engine.data.transforms import (
+    background,
+    factors,
+    fit,
+    needed,
+    pool,
+    quantiles,
+    to_window,
+    unit_ct,
+    unit_mr,
+    unit_window,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text())
 sides = st.tuples(*[st.integers(2, 40)] * 3)
 
 
+def by_itself(array, shape, margin=0.1, fill=0.0, spacing=(1, 1, 1)):
+    """A volume fitted as if there were no other."""
+    return fit(array, shape, factors(needed(array.shape, shape, margin), spacing), fill)
+
+
 def test_golden_brats_loader():
-    fitted = fit(unit_mr(brats_like_volume().astype(np.float32)), (128, 128, 128))
-    assert (fitted.factor, fitted.padded) == (2, ((8, 8), (8, 8), (50, 51)))
+    fitted = by_itself(unit_mr(brats_like_volume().astype(np.float32)), (128, 128, 128))
+    assert (fitted.factor, fitted.padded) == ((2, 2, 2), ((8, 8), (8, 8), (50, 51)))
     assert not any(map(any, fitted.cropped))
     golden, ours = GOLDEN["brats_loader/size128"], digest(torch.from_numpy(fitted.array * 2 - 1))
     np.testing.assert_allclose(ours["value"], golden["value"], atol=1e-6)
@@ -41,7 +57,7 @@ def test_golden_brats_loader():
     ],
 )
 def test_factor_of_the_size_rule(raw, shape, factor):
-    assert fit(np.zeros(raw, np.float32), shape).factor == factor
+    assert by_itself(np.zeros(raw, np.float32), shape).factor == (factor,) * 3
 
 
 @given(raw=sides, shape=sides, margin=st.sampled_from([0.0, 0.1, 0.3]))
@@ -50,20 +66,21 @@ def test_any_shape_fits_and_the_affine_follows(raw, shape, margin):
     """Coordinates as voxel values: averaging them must agree with where the affine says a voxel lies."""
     axes = np.stack(np.meshgrid(*map(np.arange, raw), indexing="ij")).astype(np.float32)
     affine = np.array([[0, -2, 0, 7], [1.5, 0, 0, -4], [0, 0.1, 3, 11], [0, 0, 0, 1]], float)
-    inside = fit(np.ones(raw, np.float32), shape, margin)
+    inside = by_itself(np.ones(raw, np.float32), shape, margin)
     assert inside.array.shape == shape
+    (factor,) = set(inside.factor)
     for side, target, (lo, hi), (cut_lo, cut_hi) in zip(raw, shape, inside.padded, inside.cropped, strict=True):
-        assert side + lo + hi - cut_lo - cut_hi == target * inside.factor
+        assert side + lo + hi - cut_lo - cut_hi == target * factor
         assert lo * cut_lo == 0
         assert hi - lo in (0, 1)
         assert cut_hi - cut_lo in (0, 1)
         assert cut_lo + cut_hi <= margin * side + 1e-6
-    if inside.factor > 1:
-        smaller = inside.factor - 1
+    if factor > 1:
+        smaller = factor - 1
         assert any(smaller * target < (1 - margin) * side for side, target in zip(raw, shape, strict=True))
     whole = inside.array == 1  # voxels without any padding in them
     world = np.einsum("ij,jklm->iklm", affine[:3, :3], axes) + affine[:3, 3, None, None, None]
-    got = np.stack([fit(part.astype(np.float32), shape, margin).array for part in world])
+    got = np.stack([by_itself(part.astype(np.float32), shape, margin).array for part in world])
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
     new = inside.affine(affine)
     said = np.einsum("ij,jklm->iklm", new[:3, :3], index) + new[:3, 3, None, None, None]
@@ -74,14 +91,16 @@ def test_any_shape_fits_and_the_affine_follows(raw, shape, margin):
 @settings(max_examples=100, deadline=None)
 def test_sum_is_kept_where_nothing_is_cropped(raw, shape, seed):
     array = np.random.default_rng(seed).uniform(size=raw).astype(np.float32)
-    fitted = fit(array, shape, 0.0)
+    fitted = by_itself(array, shape, 0.0)
     assert not any(map(any, fitted.cropped))
-    assert fitted.array.sum(dtype=np.float64) * fitted.factor**3 == pytest.approx(array.sum(dtype=np.float64), rel=1e-5)
+    assert fitted.array.sum(dtype=np.float64) * fitted.factor[0] ** 3 == pytest.approx(
+        array.sum(dtype=np.float64), rel=1e-5
+    )
     assert fitted.array.dtype == np.float32
 
 
 def test_padding_and_fill():
-    fitted = fit(np.zeros((2, 2, 2), np.float32), (4, 4, 5), fill=-1.0)
+    fitted = by_itself(np.zeros((2, 2, 2), np.float32), (4, 4, 5), fill=-1.0)
     assert fitted.padded == ((1, 1), (1, 1), (1, 2))
     assert (fitted.array == -1).sum() == 4 * 4 * 5 - 8
 
@@ -91,19 +110,19 @@ def test_pooling_equals_torch(factor):
     array = np.random.default_rng(0).uniform(size=(factor * 3, factor * 4, factor * 5)).astype(np.float32)
     oracle = torch.nn.functional.avg_pool3d(torch.from_numpy(array)[None], factor)[0].numpy()
     before = array.copy()
-    np.testing.assert_allclose(pool(array, factor), oracle, atol=1e-6)
+    np.testing.assert_allclose(pool(array, (factor,) * 3), oracle, atol=1e-6)
     np.testing.assert_array_equal(array, before)
 
 
 def test_cropped_anatomy_is_measured_and_cropped_background_is_not():
     array = np.zeros((100, 20, 20), np.float32)
     array[4:97, 5:15, 5:15] = 0.8
-    fitted = fit(array, (90, 20, 20))
+    fitted = by_itself(array, (90, 20, 20))
     assert fitted.cropped[0] == (5, 5)
     assert fitted.lost == ((1, 2), (0, 0), (0, 0))
     array[:5], array[95:] = 0.05, 0.0
-    assert fit(array, (90, 20, 20)).lost == ((0, 0), (0, 0), (0, 0))
-    assert fit(array * 0, (90, 20, 20)).lost == ((0, 0), (0, 0), (0, 0))
+    assert by_itself(array, (90, 20, 20)).lost == ((0, 0), (0, 0), (0, 0))
+    assert by_itself(array * 0, (90, 20, 20)).lost == ((0, 0), (0, 0), (0, 0))
 
 
 @pytest.mark.parametrize("size", [2, 10, 999, 1000, 1001, 54321])
@@ -173,10 +192,10 @@ def test_the_background_is_what_most_of_the_faces_share() -> None:
     assert background(head) is None  # noise: no value is common
     head[:, :, :2] = head[:, :2] = head[:2] = head[:, :, -2:] = head[:, -2:] = head[-2:] = 0.25
     assert background(head) == 0.25
-    cut = fit(head, (8, 12, 12), margin=0.4, fill=0.25)
+    cut = by_itself(head, (8, 12, 12), margin=0.4, fill=0.25)
     assert cut.lost == ((0, 0), (0, 0), (0, 0))  # only background is cut, although it is not the lowest value
-    padded = fit(head, (16, 16, 16), fill=0.25).array
+    padded = by_itself(head, (16, 16, 16), fill=0.25).array
     assert (padded[:2] == 0.25).all()
     deeper = head.copy()
     deeper[1] = -3.0  # darker than the background: anatomy all the same
-    assert fit(deeper, (8, 12, 12), margin=0.4, fill=0.25).lost[0] == (1, 0)
+    assert by_itself(deeper, (8, 12, 12), margin=0.4, fill=0.25).lost[0] == (1, 0)

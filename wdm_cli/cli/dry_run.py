@@ -23,7 +23,7 @@ def show_dry_run(resolved: Resolved, run: Path, device: torch.device, processes:
 
     Of several processes one is shown, with its share of the batch and without the exchange of gradients.
     """
-    from wdm_cli.cli.train_data import find_cases
+    from wdm_cli.cli.train_data import find_cases, settle, with_data
     from wdm_cli.cli.train_folder import check_space
     from wdm_cli.engine import native
     from wdm_cli.engine.device import available_memory
@@ -32,6 +32,7 @@ def show_dry_run(resolved: Resolved, run: Path, device: torch.device, processes:
 
     console.table(("key", "value", "source"), resolved.rows(), title=f"Configuration of {resolved.preset.name}")
     inventory = find_cases(resolved)
+    resolved = with_data(resolved, settle(resolved.preset.data, inventory))
     if processes > 1:
         share = divide(resolved.preset.train.batch_size, processes, resolved.preset.train.accumulate)
         train = dataclasses.replace(resolved.preset.train, batch_size=share)

@@ -22,7 +22,7 @@ from wdm_cli.cli.options import (
     SetOption,
     make_cpu_fast,
 )
-from wdm_cli.cli.train_data import add_layout, find_cases, open_volumes
+from wdm_cli.cli.train_data import add_layout, as_begun, find_cases, open_volumes, with_data
 from wdm_cli.cli.train_folder import check_writable, refuse_other_settings
 from wdm_cli.cli.train_memory import MemoryOption, memory_settings
 
@@ -124,7 +124,7 @@ def run_training(
         StopRequest("stopping after this step and a checkpoint", max_hours) as stop,
         joined(place, device) as ranks,
     ):
-        volumes = ranks.in_turns(lambda: prepare(resolved, run, ranks, workers, stop))
+        resolved, volumes = ranks.in_turns(lambda: prepare(resolved, run, ranks, workers, stop))
         trainer = Trainer(resolved.preset, volumes, device, ranks)
         together = len(trainer.rows) // resolved.preset.train.accumulate
         make_cpu_fast(device, trainer.network, resolved.preset, training=True, batch_size=together)
@@ -141,14 +141,19 @@ def run_training(
 
 def prepare(
     resolved: Resolved, run: Path, ranks: Ranks, workers: int, should_stop: Callable[[], object]
-) -> VolumeCache:
-    """Refuse what cannot work and find the volumes; the main process looks at the run folder."""
+) -> tuple[Resolved, VolumeCache]:
+    """Refuse what cannot work and find the volumes, and the settings with their voxel size.
+
+    The main process looks at the run folder.
+    """
+    resolved = as_begun(resolved, run)
     if ranks.main:
         refuse_other_settings(run, resolved.preset)
     inventory = find_cases(resolved)
     if ranks.main:
         check_writable(run, resolved.preset)
-    return open_volumes(resolved, inventory, workers, should_stop)
+    volumes = open_volumes(resolved, inventory, workers, should_stop)
+    return with_data(resolved, volumes.dataset), volumes
 
 
 def check_share(preset: Preset, processes: int) -> None:

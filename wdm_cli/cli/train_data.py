@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from wdm_cli.cli import console
 if TYPE_CHECKING:
     from wdm_cli.config import Resolved
     from wdm_cli.engine.data.cache import VolumeCache
+    from wdm_cli.engine.data.dataset import Dataset
     from wdm_cli.engine.data.facts import Facts
     from wdm_cli.engine.data.inventory import Inventory
+    from wdm_cli.engine.preset import Preset
 
 MOST_WARNINGS = 5
 
@@ -69,6 +72,43 @@ def tell_folder(resolved: Resolved) -> None:
         console.warn(text)
 
 
+def settle(data: Dataset, inventory: Inventory) -> Dataset:
+    """The settings with one voxel size for all training volumes, unless they say otherwise; it is told."""
+    from wdm_cli.engine.data.scale import common_scale
+
+    scale = common_scale(data, inventory)
+    if scale is None:
+        return data
+    console.note(scale.text)
+    return data.at(scale.voxel)
+
+
+def recorded(run: Path) -> Preset | None:
+    """The settings of a run that would be continued."""
+    from wdm_cli.config import read_toml
+    from wdm_cli.engine.preset import from_stored
+    from wdm_cli.engine.run import checkpoint_files
+
+    stored = run / "preset.toml"
+    return from_stored(read_toml(stored), str(stored)) if checkpoint_files(run) and stored.is_file() else None
+
+
+def as_begun(resolved: Resolved, run: Path) -> Resolved:
+    """The settings with the voxel size of the run that is continued, where they leave it open."""
+    before = recorded(run)
+    if before is None or resolved.preset.data.voxel != "common" or before.data.voxel == "common":
+        return resolved
+    return with_data(resolved, replace(resolved.preset.data, voxel=before.data.voxel), "the run")
+
+
+def with_data(resolved: Resolved, data: Dataset, source: str = "the volumes") -> Resolved:
+    """The settings with a settled voxel size, and where it comes from."""
+    if data.voxel == resolved.preset.data.voxel:
+        return resolved
+    sources = resolved.sources | {"data.voxel": source}
+    return replace(resolved, preset=replace(resolved.preset, data=data), sources=sources)
+
+
 def open_volumes(
     resolved: Resolved, inventory: Inventory, workers: int, should_stop: Callable[[], object] = lambda: False
 ) -> VolumeCache:
@@ -76,7 +116,7 @@ def open_volumes(
     from wdm_cli.engine.data.cache import VolumeCache
     from wdm_cli.engine.errors import ResourceError, Stopped
 
-    data = resolved.preset.data
+    data = settle(resolved.preset.data, inventory)
     volumes = VolumeCache(data, inventory, cache_folder() / "volumes")
     known: dict[str, Facts] = {}
     with console.Progress("caching", len(inventory.cases)) as progress:

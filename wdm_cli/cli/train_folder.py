@@ -14,13 +14,11 @@ if TYPE_CHECKING:
 
 def refuse_other_settings(run: Path, preset: Preset) -> None:
     """Find out now, not when hundreds of volumes are cached; `resume` asks the checkpoint itself once more."""
-    from wdm_cli.config import read_toml
-    from wdm_cli.engine.preset import from_dict
-    from wdm_cli.engine.run import checkpoint_files, refuse_changes
+    from wdm_cli.cli.train_data import recorded
+    from wdm_cli.engine.run import refuse_changes
 
-    stored = run / "preset.toml"
-    if checkpoint_files(run) and stored.is_file():
-        refuse_changes(run, from_dict(read_toml(stored), origin=str(stored)), preset)
+    if stored := recorded(run):
+        refuse_changes(run, stored, preset)
 
 
 def check_writable(run: Path, preset: Preset) -> None:

@@ -43,6 +43,7 @@ def verify(
 
     Exit code 0: all volumes can be used; 4: some cannot; 3: none can.
     """
+    from wdm_cli.cli.train_data import settle
     from wdm_cli.config import resolve
     from wdm_cli.engine.data.facts import oddities
     from wdm_cli.engine.data.fingerprint import doubts, suggestions
@@ -53,6 +54,7 @@ def verify(
     data = resolved.preset.data
     tell_folder(resolved)
     inventory = data.pick(paths) if _are_files(paths) else data.find(paths[0])
+    data = settle(data, inventory)
     reports: list[CaseReport] = []
     with console.Progress("reading", len(inventory.cases)) as progress:
         for report in survey(data, inventory, workers):
@@ -100,7 +102,7 @@ def _show(kind: str, inventory: Inventory, reports: list[CaseReport]) -> None:
 
     usable = known(reports)
     cropped = [(name, facts.warning) for name, facts in usable.items() if facts.warning]
-    kinds = Counter(f"{facts.text}  ÷{facts.factor}" for facts in usable.values())
+    kinds = Counter(f"{facts.text}  {facts.averaged}" for facts in usable.values())
     rows = [(count, *text.split("  ")) for text, count in kinds.most_common()]
     console.table(
         ("volumes", "voxels", "voxel size", "axes", "averaged"), rows, title=f"{len(usable)} usable volumes ({kind})"

@@ -11,7 +11,7 @@ from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.metrics.folder import is_run, read_told
 from wdm_cli.engine.metrics.intensity import Intensity
 from wdm_cli.engine.metrics.volumes import OTHER_WAYS, Volumes, open_dataset, open_folder
-from wdm_cli.engine.preset import Preset, from_dict
+from wdm_cli.engine.preset import Preset, from_stored
 
 
 def open_generated(root: Path, scheme: str | None = None, least: int = 2) -> Volumes:
@@ -43,6 +43,9 @@ def open_real(real: Path, fake: Volumes, data: Dataset | None = None, scheme: st
     """
     refuse_run(real)
     if data is not None:
+        trained = preset_of(fake.root)
+        if data.voxel == "common" and trained is not None and isinstance(trained.data.voxel, tuple):
+            data = data.at(trained.data.voxel)  # of the volumes that the model has learned from
         return open_dataset(real, data), ""
     if scheme is not None:
         return open_folder(real, fake.intensity), ""
@@ -79,7 +82,7 @@ def preset_of(samples: Path) -> Preset | None:
         return None
     path = samples / "run.json"
     try:
-        return from_dict(told.about["preset"], origin=str(path))
+        return from_stored(told.about["preset"], origin=str(path))
     except (ConfigError, TypeError, AttributeError) as error:
         what = f"{path}: its preset cannot be read: {error}"
         raise DataError(what, why="another version of wdm wrote it", hint=OTHER_WAYS) from error

@@ -24,7 +24,7 @@ from wdm_cli.engine.errors import CheckpointError, ConfigError
 from wdm_cli.engine.files import atomic_publish, require_space, sha256_file, write_json
 from wdm_cli.engine.models.blocks import Network
 from wdm_cli.engine.models.settings import NetworkSettings
-from wdm_cli.engine.preset import Preset, from_dict
+from wdm_cli.engine.preset import Preset, from_stored
 from wdm_cli.engine.safe_load import (
     State,
     checked_sha256,
@@ -130,7 +130,7 @@ def _from_content(path: Path, digest: str, content: Mapping[str, Any]) -> Checkp
     try:
         if not (is_state(content["model"]) and is_state(content["ema"])):
             raise TypeError("model and ema must map names to tensors")
-        preset = from_dict(json.loads(content["preset"]), origin=str(path))
+        preset = from_stored(json.loads(content["preset"]), origin=str(path))
         affine = np.asarray(content["affine"], float).reshape(4, 4).tolist()
         step, training = int(content["step"]), dict(content["training"])
     except ConfigError as error:
@@ -144,7 +144,7 @@ def _from_metadata(path: Path, digest: str, weights: State, metadata: Mapping[st
     """Exported weights; files of other makers have no preset."""
     try:
         stored = {key: json.loads(metadata[key]) for key in ("preset", "affine", "step") if key in metadata}
-        preset = from_dict(stored["preset"], origin=str(path)) if "preset" in stored else None
+        preset = from_stored(stored["preset"], origin=str(path)) if "preset" in stored else None
         affine = np.asarray(stored["affine"], float).reshape(4, 4).tolist() if "affine" in stored else None
     except (ConfigError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged or of another version: {error}") from error

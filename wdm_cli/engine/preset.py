@@ -208,6 +208,14 @@ def from_dict(values: dict[str, Any], origin: str = "preset") -> Preset:
     raise ConfigError(f"{origin}: " + "\n  ".join(problems))
 
 
+def from_stored(values: dict[str, Any], origin: str) -> Preset:
+    """`from_dict` of what a run, a checkpoint or samples recorded; version 0.1 knew one factor for all axes only."""
+    data = values.get("data")
+    if isinstance(data, dict) and "voxel" not in data:
+        values = values | {"data": data | {"voxel": "one-factor"}}
+    return from_dict(values, origin)
+
+
 def _validate_table(table: str, values: dict[str, Any], problems: list[str]) -> Any:
     """One table as its settings class; adds to problems and returns None if it is not valid."""
     from pydantic import TypeAdapter, ValidationError

@@ -55,13 +55,16 @@ class VolumeCache:
         source: what `dataset.find` returned, or the folder to look in.
         cache_dir: where entries are kept; may be shared by data sets, presets and processes.
 
+    Attributes:
+        dataset: the settings, `voxel=common` settled for these cases.
+
     Raises:
         DataError: there is no case, or a file has vanished.
     """
 
     def __init__(self, dataset: Dataset, source: Inventory | Path, cache_dir: Path) -> None:
-        self.dataset = dataset
         self.inventory = source if isinstance(source, Inventory) else dataset.find(source)
+        self.dataset = dataset = dataset.settled(self.inventory)
         self.cache_dir = cache_dir
         self.names = tuple(case.name for case in self.inventory.cases)
         settings = json.dumps([FORMAT, dataset.voxel_settings()], sort_keys=True)
@@ -122,13 +125,17 @@ class VolumeCache:
 
 
 def _key(case: Case, settings: str) -> str:
-    """Hash of the settings and of the file's identity: resolved path, size, time of change."""
+    """Hash of the settings and of the file's identity: resolved path, size, times.
+
+    The time of the inode's change (ctime) is among them: nobody can set it, so a file that was put in place of another
+    under its old time has a new one. It does not depend on the mount, as inode numbers of many network file systems do.
+    """
     try:
         path = case.path.resolve(strict=True)
         facts = path.stat()
     except OSError as error:
         raise DataError(f"{case.path}: cannot be read: {error.strerror}") from error
-    identity = f"{settings}\n{path}\n{facts.st_size}\n{facts.st_mtime_ns}"
+    identity = f"{settings}\n{path}\n{facts.st_size}\n{facts.st_mtime_ns}\n{facts.st_ctime_ns}"
     return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
 
 

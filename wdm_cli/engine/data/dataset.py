@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from wdm_cli.engine.data.formats import NIFTI
 from wdm_cli.engine.data.inventory import Case, Inventory, list_files, named, some_of, stem, walk
@@ -20,7 +20,8 @@ from wdm_cli.engine.errors import DataError, require
 
 if TYPE_CHECKING:
     from wdm_cli.engine.data.facts import Facts
-    from wdm_cli.engine.data.volume import Array, Volume
+    from wdm_cli.engine.data.scale import Grid
+    from wdm_cli.engine.data.volume import Array, Sides, Volume
 
 
 DARK = 0.01  # of [0, 1]: a background below this passes for the darkest value
@@ -43,6 +44,9 @@ class Dataset(ABC):
     intensity: `paper` (per-volume quantiles, then min-max) or `fixed-window` (`window` in HU, exact).
     window: lowest and highest HU of `fixed-window`; what lies outside is clipped.
     crop_margin: the share of a raw side that may be cropped before the volume is downsampled instead.
+    voxel: mm of training voxels, one number or three: every volume is averaged as far as comes nearest, and cropped
+        where that is too large. `common`: one size for all, that of the volume that needs the largest; a run keeps
+        the numbers. `own`: each volume is averaged by itself; `one-factor`: so, and all its axes alike (version 0.1).
     cache: precision of the preprocessed copies that training reads.
     part: `all` cases, or those that the folder's split.json (`wdm split`) lists for `train` or `val`.
     label_maps: `leave` them out by name and refuse them by content, or `take` them as volumes like others.
@@ -54,6 +58,7 @@ class Dataset(ABC):
     intensity: Literal["paper", "fixed-window"] = "paper"
     window: tuple[float, float] = (-1000.0, 1000.0)
     crop_margin: float = 0.1
+    voxel: Literal["common", "own", "one-factor"] | float | tuple[float, float, float] = "common"
     cache: Literal["float32", "int16"] = "float32"
     part: Literal["all", "train", "val"] = "all"
     label_maps: Literal["leave", "take"] = "leave"
@@ -71,6 +76,9 @@ class Dataset(ABC):
             "fixed-window is for CT: MR intensities have no unit (nifti files of CT: data.modality=ct)",
         )
         require(0 <= self.crop_margin < 0.5, "crop_margin", "must be at least 0 and below 0.5")
+        voxel = (float(self.voxel),) * 3 if isinstance(self.voxel, int | float) else self.voxel
+        require(isinstance(voxel, str) or min(voxel) > 0, "voxel", "must be above 0 mm")
+        object.__setattr__(self, "voxel", voxel)  # one number or three: the same settings
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -206,6 +214,35 @@ class Dataset(ABC):
 
         return read_nifti(path)
 
+    def grid(self, path: Path) -> Grid:
+        """Sides and voxel size (mm) of a file from its header alone; raises as `read` does, for what that shows."""
+        from wdm_cli.engine.data.header import voxel_size
+        from wdm_cli.engine.data.volume import read_grid
+
+        sides, affine = read_grid(path)
+        return sides, voxel_size(affine)
+
+    def factor(self, sides: Sides, spacing: tuple[float, float, float]) -> Sides:
+        """How many raw voxels become one, along each axis of a volume of `sides` voxels of `spacing` mm."""
+        from wdm_cli.engine.data.transforms import factors, needed
+
+        if isinstance(self.voxel, tuple):
+            i, j, k = (max(1, round(wanted / mm)) for wanted, mm in zip(self.voxel, spacing, strict=True))
+            return i, j, k
+        least = needed(sides, self.shape, self.crop_margin)
+        return factors(least, spacing if self.voxel != "one-factor" else (1.0, 1.0, 1.0))
+
+    def at(self, voxel: tuple[float, float, float]) -> Self:
+        """The same settings with training voxels of a given size in mm."""
+        return replace(self, voxel=voxel)
+
+    def settled(self, inventory: Inventory) -> Self:
+        """The same settings with `voxel=common` replaced by the numbers that it means for these cases."""
+        from wdm_cli.engine.data.scale import common_scale
+
+        scale = common_scale(self, inventory)
+        return self.at(scale.voxel) if scale else self
+
     def load(self, path: Path) -> Volume:
         """The training volume of a file: [D, H, W] float32 in [−1, 1] of `shape`, with its true affine.
 
@@ -219,17 +256,20 @@ class Dataset(ABC):
         import nibabel as nib
 
         from wdm_cli.engine.data.facts import Facts
+        from wdm_cli.engine.data.header import refuse_impossible, refuse_leaning
         from wdm_cli.engine.data.transforms import fit
         from wdm_cli.engine.data.volume import Volume
 
         raw = self.read(path)
         self.refuse_labels(path, raw.array)
+        refuse_impossible(path, raw.affine)
+        refuse_leaning(path, raw.affine)
         try:
             unit = self.unit(raw.array)
         except ValueError as error:
             raise DataError(f"{path}: {error}", hint=self.intensity_advice()) from error
         ground, signs = self.background(raw.array, unit)
-        fitted = fit(unit, self.shape, self.crop_margin, ground)
+        fitted = fit(unit, self.shape, self.factor(raw.shape, raw.spacing), ground)
         volume = Volume(fitted.array * 2 - 1, fitted.affine(raw.affine))
         facts = Facts(
             sides=raw.shape,
@@ -239,7 +279,7 @@ class Dataset(ABC):
             lost=tuple((low * mm, high * mm) for (low, high), mm in zip(fitted.lost, raw.spacing, strict=True)),
             low=round(float(raw.array.min()), 4),
             high=round(float(raw.array.max()), 4),
-            signs=signs,
+            signs=raw.signs + signs,
         )
         return Prepared(volume, facts)
 
@@ -287,6 +327,8 @@ class Dataset(ABC):
     def voxel_settings(self) -> dict[str, Any]:
         """Every setting that changes the voxels of a given file, as plain values."""
         settings = asdict(self) | {"image_size": list(self.shape), "window": list(self.window)}
+        if isinstance(self.voxel, tuple):
+            settings["voxel"] = list(self.voxel)
         left = ("label_maps",) if self.label_maps == "leave" else ()  # taken ones must not wait in a cache of others
         for key in ("dir", "contrast", "part", *left, *(() if self.intensity == "fixed-window" else ("window",))):
             settings.pop(key, None)

@@ -20,6 +20,7 @@ from wdm_cli.engine.data.presence import refuse_absent
 from wdm_cli.engine.errors import DataError, ResourceError
 
 if TYPE_CHECKING:
+    from wdm_cli.engine.data.scale import Grid
     from wdm_cli.engine.data.volume import Volume
 
 NAME = re.compile(r"file(_brain_[A-Z0-9]+_\d+_)?\d+")
@@ -83,6 +84,15 @@ class FastMri(Dataset):
         array = np.ascontiguousarray(stack.transpose(2, 1, 0))
         refuse_no_picture(path, array)
         return Volume(array, np.diag([*spacing, 1.0]))
+
+    def grid(self, path: Path) -> Grid:
+        try:
+            with _h5py().File(path, "r") as file:
+                i, j, k = _reconstruction(path, file).shape[::-1]
+                x, y, z = _spacing(path, file)
+        except DAMAGED as error:
+            raise DataError(f"{path}: is damaged, truncated or no HDF5 file") from error
+        return (i, j, k), (x, y, z)
 
 
 def _h5py() -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wdm_cli.engine.data.facts import Facts
+from wdm_cli.engine.data.header import millimetres
 from wdm_cli.engine.data.survey import CaseReport, known
-from wdm_cli.engine.data.volume import times
+from wdm_cli.engine.data.transforms import needed
+from wdm_cli.engine.data.volume import ALIKE, times
 
 NEAR_EMPTY = 0.01  # share of a volume that is not background; a head fills some 15 %
 TURNED = 0.05  # by how much a turned volume must fit the others better
 ENOUGH_TO_COMPARE = 4  # volumes; with fewer there is no rule to break
 FEW, SOME = 100, 500  # cases
-UNET_STEP = 32  # the sides of ours_unet_128 are multiples of it
+STEPS = {128: 32, 256: 64}  # the sides of ours_unet_128 and ours_unet_256 are multiples of these
+LARGE = 224  # voxels of a side from which a model at 256³ is worth its price
 FLIPS = [axes for count in (1, 2, 3) for axes in itertools.combinations(range(3), count)]
 SHOWN = 5
 
@@ -99,23 +101,40 @@ def suggestions(cases: Sequence[Facts]) -> list[str]:
     """What to do with such data."""
     if not cases:
         return []
-    found = []
-    side = float(np.median([max(facts.sides) for facts in cases]))
-    choice = "ours_unet_128"
-    if side <= 128 - UNET_STEP:  # 128³ would be padding for the most part
-        choice += f" --set data.image_size={max(1, math.ceil(side / UNET_STEP)) * UNET_STEP}"
-    found.append(f"half of the volumes have {side:.0f} voxels or more along their longest side: {choice} to begin")
-    if side >= 224:
-        found[-1] += ", ours_unet_256 to keep their resolution"
+    found = [_sizes(cases)]
     if len(cases) < FEW:
         found.append(
             f"{len(cases)} cases is few: expect noise, and copies of training volumes (`wdm eval memorization`)"
         )
     elif len(cases) < SOME:
         found.append(f"{len(cases)} cases are enough to begin; published models saw 1,000 or more")
-    if len(cases) > 1 and len({facts.spacing for facts in cases}) > 1:
-        found.append("voxel sizes differ: `wdm preprocess nifti --spacing 1` brings them to one")
     return found
+
+
+def _sizes(cases: Sequence[Facts]) -> str:
+    """An image size to begin with, and one that keeps the resolution; slices that are thick are kept in both."""
+    sides = np.median([facts.sides for facts in cases], axis=0)
+    spacing = np.median([facts.spacing for facts in cases], axis=0)
+    thick = spacing > ALIKE * spacing.min()
+    longest = float(np.median([max(facts.sides) for facts in cases]))
+    told = f"half of the volumes have {longest:.0f} voxels or more along their longest side"
+    told += f", and thick slices ({millimetres(spacing.tolist())} mm)" if thick.any() else ""
+    begin = f"{told}: ours_unet_128{_image_size(sides, thick, 128)} to begin"
+    least = needed([round(side) for side in sides[~thick]] + [1] * int(thick.sum()), (256, 256, 256))
+    if longest >= LARGE and max(least) == 1:
+        return f"{begin}, ours_unet_256{_image_size(sides, thick, 256)} to keep their resolution"
+    return begin
+
+
+def _image_size(sides: NDArray[np.float64], thick: NDArray[np.bool_], preset: int) -> str:
+    """What `--set` makes of a preset's size: less where that would be padding, as many slices as there are."""
+    fit = np.maximum(1, np.ceil(np.where(thick, sides * 0.9, sides) / STEPS[preset])).astype(int) * STEPS[preset]
+    if not thick.any():
+        fit[:] = fit.max()
+    wanted = np.where(thick, fit, np.minimum(fit, preset)).tolist()
+    if wanted == [preset] * 3:
+        return ""
+    return f" --set data.image_size={wanted[0]}" if len(set(wanted)) == 1 else f" --set 'data.image_size={wanted}'"
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

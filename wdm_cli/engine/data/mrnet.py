@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wdm_cli.engine.data.dataset import Dataset
 from wdm_cli.engine.data.inventory import Inventory
@@ -18,6 +18,7 @@ from wdm_cli.engine.data.presence import refuse_absent
 from wdm_cli.engine.errors import DataError
 
 if TYPE_CHECKING:
+    from wdm_cli.engine.data.scale import Grid
     from wdm_cli.engine.data.volume import Volume
 
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
@@ -65,17 +66,10 @@ class MrNet(Dataset):
         """Columns, rows and slices as the axes i, j, k; the affine says how the plane is usually shown."""
         import numpy as np
 
-        from wdm_cli.engine.data.volume import MAX_BYTES, Volume, refuse_no_picture, times
+        from wdm_cli.engine.data.volume import Volume, refuse_no_picture
 
         refuse_absent(path)
-        try:
-            stack = np.load(path, mmap_mode="r", allow_pickle=False)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (EOFError, OverflowError, SyntaxError, TokenError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: is damaged or no .npy file of numbers") from error
-        if stack.ndim != 3 or stack.dtype.kind not in "iuf" or min(stack.shape) < 2 or stack.size * 4 > MAX_BYTES:
-            raise DataError(f"{path}: {times(stack.shape)} {stack.dtype} is no stack of slices")
+        stack = _stack(path)
         array = np.ascontiguousarray(np.asarray(stack, np.float32).transpose(2, 1, 0))
         refuse_no_picture(path, array)
         affine = np.zeros((4, 4))
@@ -83,3 +77,25 @@ class MrNet(Dataset):
         for axis, world in enumerate(PLANES[path.parent.name]):
             affine[world, axis] = -1
         return Volume(array, affine)
+
+    def grid(self, path: Path) -> Grid:
+        i, j, k = _stack(path).shape[::-1]
+        return (i, j, k), (1.0, 1.0, 1.0)
+
+
+def _stack(path: Path) -> Any:
+    """The numbers of a file, mapped: [slices, rows, columns]; DataError if it cannot be used."""
+    import numpy as np
+
+    from wdm_cli.engine.data.volume import MAX_BYTES, times
+
+    refuse_absent(path)
+    try:
+        stack = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (EOFError, OverflowError, SyntaxError, TokenError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: is damaged or no .npy file of numbers") from error
+    if stack.ndim != 3 or stack.dtype.kind not in "iuf" or min(stack.shape) < 2 or stack.size * 4 > MAX_BYTES:
+        raise DataError(f"{path}: {times(stack.shape)} {stack.dtype} is no stack of slices")
+    return stack

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wdm_cli.engine.data.hounsfield import UNIT_TOLERANCE
-from wdm_cli.engine.data.volume import Affine, Array
+from wdm_cli.engine.data.volume import ALIKE, Affine, Array, Sides
 
-Sides = tuple[int, int, int]
 Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.001, 0.999
@@ -31,42 +30,60 @@ class Fitted:
 
     Attributes:
         array: [D, H, W], the wanted shape.
-        factor: raw voxels averaged along each axis.
+        factor: raw voxels averaged, an axis each.
         padded, cropped: raw voxels added or removed at the low and high end of each axis.
         lost: the part of `cropped` that reaches into anatomy, in raw voxels.
     """
 
     array: Array
-    factor: int
+    factor: Sides
     padded: Margins
     cropped: Margins
     lost: Margins
 
     def affine(self, raw: Affine) -> Affine:
         """The affine of `array`: voxel j covers raw voxels f·j … f·j + f − 1 and lies at their centre."""
-        index = np.diag([self.factor] * 3 + [1]).astype(np.float64)
-        for axis in range(3):
+        index = np.diag([*self.factor, 1]).astype(np.float64)
+        for axis, factor in enumerate(self.factor):
             start = self.cropped[axis][0] - self.padded[axis][0]
-            index[axis, 3] = start + (self.factor - 1) / 2
+            index[axis, 3] = start + (factor - 1) / 2
         return raw @ index
 
 
-def fit(array: Array, shape: Sides, margin: float = 0.1, fill: float = 0.0) -> Fitted:
-    """The image-size rule: pad or crop to a multiple of `shape`, then average down.
+def needed(raw: Sequence[int], shape: Sides, margin: float = 0.1) -> Sides:
+    """The smallest factor of each axis that loses no more than `margin` of its raw side: f·side >= (1 − margin)·raw."""
+    i, j, k = (max(1, math.ceil(n * (1 - margin) / side - 1e-9)) for n, side in zip(raw, shape, strict=True))
+    return i, j, k
 
-    The factor is the smallest integer f >= 1 for which no axis loses more than `margin` of its raw side to the crop:
-    f·side >= (1 − margin)·raw side. 240×240×155 at 128³ is padded to 256³ (8/8, 8/8, 50/51) and halved.
+
+def factors(least: Sides, spacing: Sequence[float]) -> Sides:
+    """How far a volume by itself is averaged along each axis, at least `least` (see `needed`).
+
+    Axes whose voxels are as fine as the finest (up to a tenth) share one factor, so that cubes stay cubes. A coarser
+    axis, as that of thick slices, is averaged no further than it must, or than its voxels stay as short as theirs
+    become: 512×512×40 voxels of 0.84×0.84×5 mm at 128×128×48 by 4, 4 and 1.
+    """
+    finest = min(spacing)
+    shared = max(f for f, mm in zip(least, spacing, strict=True) if mm <= ALIKE * finest)
+    i, j, k = (
+        shared if mm <= ALIKE * finest else max(f, math.floor(shared * finest / mm + 1e-9))
+        for f, mm in zip(least, spacing, strict=True)
+    )
+    return i, j, k
+
+
+def fit(array: Array, shape: Sides, factor: Sides, fill: float = 0.0) -> Fitted:
+    """The image-size rule: pad or crop to `factor` times `shape`, then average down.
+
+    240×240×155 at 128³ is padded to 256³ (8/8, 8/8, 50/51) and halved.
 
     Args:
         array: [D, H, W] in [0, 1], any shape.
         shape: the wanted sides.
-        margin: the share of a raw side that may be cropped, in [0, 0.5).
+        factor: raw voxels to average along each axis; what `needed` says crops no more than its margin.
         fill: value of the background and of padding.
     """
-    factor = max(
-        1, *(math.ceil(raw * (1 - margin) / side - 1e-9) for raw, side in zip(array.shape, shape, strict=True))
-    )
-    excess = [raw - factor * side for raw, side in zip(array.shape, shape, strict=True)]
+    excess = [raw - f * side for raw, f, side in zip(array.shape, factor, shape, strict=True)]
     padded, cropped = _halves([-n for n in excess]), _halves(excess)
     kept = tuple(slice(lo, raw - hi) for (lo, hi), raw in zip(cropped, array.shape, strict=True))
     canvas = np.pad(array[kept], padded, constant_values=fill) if any(map(any, padded)) else array[kept]
@@ -81,17 +98,17 @@ def background(array: Array) -> float | None:
     return float(values[commonest]) if counts[commonest] >= COMMON * counts.sum() else None
 
 
-def pool(array: Array, factor: int) -> Array:
-    """Average over blocks of `factor` voxels along each axis; sides must be multiples of it."""
-    if factor == 1:
-        return np.ascontiguousarray(array)
+def pool(array: Array, factor: Sides) -> Array:
+    """Average over blocks of `factor` voxels; sides must be multiples of it."""
     for axis in (2, 1, 0):
-        taps = [array[(slice(None),) * axis + (slice(start, None, factor),)] for start in range(factor)]
+        if factor[axis] == 1:
+            continue
+        taps = [array[(slice(None),) * axis + (slice(start, None, factor[axis]),)] for start in range(factor[axis])]
         total = taps[0] + taps[1]
         for tap in taps[2:]:
             total += tap
         array = total
-    return array / np.float32(factor**3)
+    return np.ascontiguousarray(array) if factor == (1, 1, 1) else array / np.float32(math.prod(factor))
 
 
 def quantiles(array: Array, shares: Sequence[float]) -> list[float]:

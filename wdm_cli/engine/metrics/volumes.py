@@ -166,6 +166,8 @@ def open_folder(root: str | Path, intensity: Intensity | None = None, least: int
 def open_dataset(root: str | Path, dataset: Dataset) -> Volumes:
     """A raw data set, its cases made into training volumes as a preset's `data` table says, called by their names.
 
+    A preset that a run has stored has the voxel size of its training volumes; another takes one for this folder.
+
     Raises:
         DataError: no case, the first cannot be used, or cases that lie so that they cannot be turned to one order.
     """
@@ -178,6 +180,7 @@ def open_dataset(root: str | Path, dataset: Dataset) -> Volumes:
     cases = inventory.cases
     files = tuple(case.path for case in cases)
     require(root, files)
+    dataset = dataset.settled(inventory)
     made = load(dataset, files[0])
     first = Lay.of(made.shape, made.affine)
     lays = [first, *(data_lay(path, first) for path in files[1:])]

@@ -16,7 +16,7 @@ from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.metrics.folder import is_run
 from wdm_cli.engine.metrics.volumes import Volumes
 from wdm_cli.engine.metrics_log import read_metrics
-from wdm_cli.engine.preset import Preset, from_dict
+from wdm_cli.engine.preset import Preset, from_stored
 
 KINDS: dict[str, type] = {"versions": dict, "data": dict, "protocol": dict, "argv": list, "checkpoint": str}
 """What stands under the keys of run.json that are used here."""
@@ -120,6 +120,6 @@ def _about(folder: Path) -> tuple[dict[str, Any], Preset | None]:
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: damaged: {error}", hint="restore it from a backup") from error
     try:
-        return about, from_dict(about["preset"], origin=str(path)) if "preset" in about else None
+        return about, from_stored(about["preset"], origin=str(path)) if "preset" in about else None
     except (ConfigError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: its preset cannot be read: {error}", why="another version of wdm wrote it") from error
