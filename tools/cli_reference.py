@@ -178,7 +178,7 @@ def spelled(kind: Any) -> str:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return ", ".join(f"`{part}`" for part in parts)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         return " or ".join(map(spelled, parts))
     if origin is tuple:
         return f"list of {spelled(parts[0])}s" if parts[-1] is Ellipsis else f"{len(parts)} {spelled(parts[0])}s"

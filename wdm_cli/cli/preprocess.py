@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -40,6 +40,18 @@ IrregularOption = Annotated[
     typer.Option("--on-irregular", help="Uneven slice distances: skip, or resample by true positions."),
 ]
 GapOption = Annotated[int, typer.Option("--max-gap", help="Missing slices in a row to interpolate, 0 to 3.")]
+SPACING = "mm of a voxel: one number, or three along right, anterior, superior: 0.8,0.8,5."
+SpacingOption = Annotated[str | None, typer.Option("--spacing", metavar="MM", help=f"{SPACING} Default: keep it.")]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--size", metavar="N", help="Voxels a side, one number or three likewise. Default: keep what is there."
+    ),
+]
+TiltOption = Annotated[
+    Literal["skip", "resample"],
+    typer.Option("--tilt", help="Volumes that lean (tilted gantry): skip, or resample (shear back)."),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run made and start anew.")]
 
 
@@ -47,8 +59,13 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Remove what 
 def lidc(
     dicom_dir: DicomOption,
     out: OutOption = Path("data/LIDC-IDRI"),
-    size: Annotated[int, typer.Option("--size", help="Voxels a side; the middle is kept, −1000 HU is added.")] = 256,
-    spacing: Annotated[float, typer.Option("--spacing", help="mm of a voxel.")] = 1.0,
+    size: Annotated[
+        str,
+        typer.Option(
+            "--size", metavar="N", help="Voxels a side, one number or three; the middle is kept, −1000 HU is added."
+        ),
+    ] = "256",
+    spacing: Annotated[str, typer.Option("--spacing", metavar="MM", help=SPACING)] = "1",
     intensity: IntensityOption = "paper",
     workers: WorkersOption = None,
     series_policy: SeriesPolicyOption = "all",
@@ -77,7 +94,7 @@ def lidc(
         max_gap=max_gap,
         tilt=tilt,
     )
-    target = Target(size=size, spacing=spacing, intensity=intensity)
+    target = Target(size=sides(size), spacing=millimetres(spacing), intensity=intensity)
     options = Run(workers, strict, overwrite, as_json)
     execute(lambda: plan_lidc(headers(dicom_dir), dicom_dir, policy, target), dicom_dir, out, options)
 
@@ -89,8 +106,8 @@ def mr(
     protocol: Annotated[
         str, typer.Option("--protocol", help="Only series so named, a regular expression: 'mprage|spgr'.")
     ] = "",
-    size: Annotated[int | None, typer.Option("--size", help="Voxels a side; default: keep what is there.")] = None,
-    spacing: Annotated[float | None, typer.Option("--spacing", help="mm of a voxel; default: keep it.")] = None,
+    size: SizeOption = None,
+    spacing: SpacingOption = None,
     workers: WorkersOption = None,
     series_policy: SeriesPolicyOption = "all",
     on_irregular: IrregularOption = "skip",
@@ -105,7 +122,7 @@ def mr(
     from wdm_cli.engine.preprocess import Target, plan_mr
 
     policy = Policy(on_irregular=on_irregular, series=series_policy, max_gap=max_gap)
-    target = Target(modality="mr", size=size, spacing=spacing)
+    target = Target(modality="mr", size=sides(size), spacing=millimetres(spacing))
     options = Run(workers, strict, overwrite, as_json)
     execute(lambda: plan_mr(headers(dicom_dir), dicom_dir, policy, target, protocol), dicom_dir, out, options)
 
@@ -117,13 +134,14 @@ def nifti(
     ],
     out: OutOption = Path("data/NIFTI"),
     modality: Annotated[Literal["mr", "ct"], typer.Option("--modality", help="ct: intensities are HU.")] = "mr",
-    size: Annotated[int | None, typer.Option("--size", help="Voxels a side; default: keep what is there.")] = None,
-    spacing: Annotated[float | None, typer.Option("--spacing", help="mm of a voxel; default: keep it.")] = None,
+    size: SizeOption = None,
+    spacing: SpacingOption = None,
     intensity: IntensityOption = "paper",
     label_maps: Annotated[
         Literal["leave", "take"],
         typer.Option("--label-maps", help="Label maps and masks, by name or content: leave, or take as volumes."),
     ] = "leave",
+    tilt: TiltOption = "skip",
     workers: WorkersOption = None,
     strict: StrictOption = False,
     overwrite: OverwriteOption = False,
@@ -133,7 +151,8 @@ def nifti(
     one_thread_a_process()
     from wdm_cli.engine.preprocess import Target, plan_nifti
 
-    target = Target(modality=modality, size=size, spacing=spacing, intensity=intensity)
+    grid = {"size": sides(size), "spacing": millimetres(spacing)}
+    target = Target(modality=modality, intensity=intensity, tilt=tilt, **grid)
     options = Run(workers, strict, overwrite, as_json)
     execute(lambda: plan_nifti(data_dir, target, label_maps), data_dir, out, options)
 
@@ -142,8 +161,9 @@ def nifti(
 def brats(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder of BraTS cases, of any year.")],
     out: OutOption = Path("data/BRATS"),
-    size: Annotated[int | None, typer.Option("--size", help="Voxels a side; default: keep what is there.")] = None,
-    spacing: Annotated[float | None, typer.Option("--spacing", help="mm of a voxel; default: keep it.")] = None,
+    size: SizeOption = None,
+    spacing: SpacingOption = None,
+    tilt: TiltOption = "skip",
     workers: WorkersOption = None,
     strict: StrictOption = False,
     overwrite: OverwriteOption = False,
@@ -153,8 +173,34 @@ def brats(
     one_thread_a_process()
     from wdm_cli.engine.preprocess import Target, plan_brats
 
-    target = Target(modality="mr", size=size, spacing=spacing)
+    target = Target(modality="mr", size=sides(size), spacing=millimetres(spacing), tilt=tilt)
     execute(lambda: plan_brats(data_dir, target), data_dir, out, Run(workers, strict, overwrite, as_json))
+
+
+def sides(text: str | None) -> Any:
+    """What `--size` says: one whole number or three."""
+    return numbers("--size", text, int)
+
+
+def millimetres(text: str | None) -> Any:
+    """What `--spacing` says: one number or three."""
+    return numbers("--spacing", text, float)
+
+
+def numbers(option: str, text: str | None, kind: type[int] | type[float]) -> Any:
+    """One number, or a tuple of three that commas separate; None for None."""
+    from wdm_cli.engine.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        found = tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) not in (1, 3):
+        example = "256 or 256,256,48" if kind is int else "1 or 0.8,0.8,5"
+        raise ConfigError(f"{option} {text}: takes one number or three, e.g. {example}")
+    return found[0] if len(found) == 1 else found
 
 
 class Run:

@@ -18,7 +18,7 @@ from wdm_cli.engine.dicom import Geometry, Policy, Series, Slice
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.preprocess.crop import Body
 from wdm_cli.engine.preprocess.decode import TwoFiles, rescaled
-from wdm_cli.engine.preprocess.resample import Axis, Spline, axis_for, even, grid_affine
+from wdm_cli.engine.preprocess.resample import Axis, Spline, axis_for, even, grid_affine, refuse_too_large
 from wdm_cli.engine.preprocess.target import BODY, METAL, Prepared, Target, finish_ct, to_ras
 
 Floats = npt.NDArray[np.float32]
@@ -64,18 +64,19 @@ def plan(stack: Geometry, target: Target) -> list[Axis]:
     """The wanted grid along columns, rows and slices."""
     x, y, z = stack.spacing
     first = stack.slices[0]
+    across, down, through = target.along(stack.affine)
     return [
-        axis_for(even(first.columns, x), target.size, target.spacing),
-        axis_for(even(first.rows, y), target.size, target.spacing),
-        _slice_axis(stack, z, target),
+        axis_for(even(first.columns, x), *across),
+        axis_for(even(first.rows, y), *down),
+        _slice_axis(stack, z, *through),
     ]
 
 
-def _slice_axis(stack: Geometry, step: float, target: Target) -> Axis:
+def _slice_axis(stack: Geometry, step: float, size: int | None, spacing: float | None) -> Axis:
     """As `axis_for`, but knots may be uneven; positions count from the first slice."""
     knots = stack.positions - stack.positions[0]
-    extent, spacing = float(knots[-1]) + step, target.spacing or step
-    return Axis(target.size or max(1, round(extent / spacing)), spacing, extent, float(knots[-1]) / 2)
+    extent, wanted = float(knots[-1]) + step, spacing or step
+    return Axis(size or max(1, round(extent / wanted)), wanted, extent, float(knots[-1]) / 2)
 
 
 def padded_and_cropped(stack: Geometry, axes: list[Axis]) -> tuple[list[float], list[float]]:
@@ -93,9 +94,10 @@ def prepare(series: Series, policy: Policy, target: Target, axes: list[Axis] | N
     stack = series.stack
     assert stack is not None
     axes = axes or plan(stack, target)
+    name = stack.slices[0].path.name
+    refuse_too_large(f"{name} …", axes)
     seen = Seen(body=Body(axes) if any(axis.cropped for axis in axes) else None)
     planes = _planes(series, policy, axes, seen)
-    name = stack.slices[0].path.name
     if seen.census.high - seen.census.low < 1:
         raise DataError(f"{name} …: every voxel is {seen.census.low:g} HU")
     through = Spline(stack.positions - stack.positions[0]).weights(axes[2].centres)

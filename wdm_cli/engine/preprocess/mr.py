@@ -18,7 +18,7 @@ from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.preprocess.crop import of_volume
 from wdm_cli.engine.preprocess.ct import AGAIN, different, padded_and_cropped, plan
 from wdm_cli.engine.preprocess.decode import rescaled
-from wdm_cli.engine.preprocess.resample import Axis, Spline, even, grid_affine
+from wdm_cli.engine.preprocess.resample import Axis, Spline, even, grid_affine, refuse_too_large
 from wdm_cli.engine.preprocess.target import Prepared, Target, finish_mr, to_ras
 
 Floats = npt.NDArray[np.float32]
@@ -34,12 +34,13 @@ def prepare(series: Series, policy: Policy, target: Target) -> Prepared:
     stack = series.stack
     assert stack is not None
     name = stack.slices[0].path.name
+    axes = plan(stack, target)
+    refuse_too_large(f"{name} …", axes)
     array, padding = _read(series)
     low, high = float(array.min()), float(array.max())
-    axes = plan(stack, target)
     lost = of_volume(array.transpose(2, 1, 0), axes)
     affine = stack.affine
-    if target.size is not None or target.spacing is not None or stack.odd_steps.any():
+    if not target.keeps_grid or stack.odd_steps.any():
         array = _resample(array, stack, axes, low, high)
         affine = grid_affine(affine, axes)
     array, affine, _ = to_ras(array.transpose(2, 1, 0), affine)

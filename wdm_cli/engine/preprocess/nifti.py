@@ -12,12 +12,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from wdm_cli.engine.data.brats import CONTRASTS, NAME, Brats
+from wdm_cli.engine.data.facts import SIGNS
 from wdm_cli.engine.data.formats import CONVERTED, NIFTI, format_of, suffix_of
+from wdm_cli.engine.data.header import MAX_SHEAR, refuse_impossible, refuse_leaning, shear, voxel_size
 from wdm_cli.engine.data.inventory import Case, Inventory, Listing, counted, named, some_of, stem, walk
 from wdm_cli.engine.data.labelmaps import BY_NAME, by_content, by_name
 from wdm_cli.engine.data.patients import codes
 from wdm_cli.engine.data.remedies import remedies
-from wdm_cli.engine.data.transforms import AIR
+from wdm_cli.engine.data.transforms import AIR, background
 from wdm_cli.engine.dicom.series import Verdict
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.files import safe_name
@@ -26,7 +28,15 @@ from wdm_cli.engine.preprocess.ct import Seen
 from wdm_cli.engine.preprocess.foreign import read_volume
 from wdm_cli.engine.preprocess.manifest import Entry
 from wdm_cli.engine.preprocess.pairs import NO_ORIENTATION, is_analyze
-from wdm_cli.engine.preprocess.resample import Axis, axis_for, even, grid_affine, resample
+from wdm_cli.engine.preprocess.resample import (
+    Axis,
+    axis_for,
+    even,
+    grid_affine,
+    refuse_too_large,
+    resample,
+    straighten,
+)
 from wdm_cli.engine.preprocess.target import BODY, METAL, Prepared, Target, finish_ct, finish_mr, to_ras
 from wdm_cli.engine.preprocess.work import Plan
 
@@ -77,19 +87,29 @@ def prepare(path: Path, target: Target, label_maps: LabelMaps = "leave") -> Prep
     volume = read_volume(path)
     if label_maps == "leave" and (reason := by_content(volume.array)):
         raise DataError(f"{path}: {reason} (--label-maps take of `wdm preprocess nifti` takes it as a volume)")
+    refuse_impossible(path, volume.affine)
+    if target.tilt == "skip":
+        refuse_leaning(path, volume.affine)
     array, affine, _ = to_ras(volume.array, volume.affine)
     is_ct, seen = target.modality == "ct", Seen()
     seen.add(array, None)
     in_hu = is_ct and not (target.intensity == "paper" and seen.census.in_unit_range)
     if in_hu:
         array = np.clip(array, AIR, METAL)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    axes = [axis_for(even(n, mm), target.size, target.spacing) for n, mm in zip(array.shape, spacing, strict=True)]
+    spacing, low, high = list(voxel_size(affine)), float(array.min()), float(array.max())
+    ground = None if in_hu else background(array)  # of MR that was scaled inside a mask it is not the lowest value
+    fill, repairs = AIR if in_hu else low, [SIGNS[sign].removeprefix("have ") for sign in volume.signs]
+    fill = fill if ground is None else ground
+    if (angle := shear(affine)) > MAX_SHEAR:
+        array, affine = _straighten(path, array, affine, fill)
+        repairs.append(f"leaned by {angle:.1f}°, sheared back")
+    sides = zip(array.shape, voxel_size(affine), target.along(affine), strict=True)
+    axes = [axis_for(even(n, mm), *wanted) for n, mm, wanted in sides]
+    refuse_too_large(path.name, axes)
     lost = of_volume(array, axes, BODY if in_hu else None)
-    if target.size is not None or target.spacing is not None:
-        low, high = float(array.min()), float(array.max())
-        array = np.clip(resample(array, axes, AIR if in_hu else low), low, high)  # splines overshoot at edges
-        affine = grid_affine(affine, axes)
+    if not target.keeps_grid:
+        array, affine = resample(array, axes, fill), grid_affine(affine, axes)
+    array = np.clip(array, low, high)  # splines overshoot at edges
     try:
         if in_hu:
             result = finish_ct(array, target, seen.census)
@@ -97,8 +117,16 @@ def prepare(path: Path, target: Target, label_maps: LabelMaps = "leave") -> Prep
             result = np.clip(array, 0, 1) if is_ct else finish_mr(array)
     except DataError as error:
         raise DataError(f"{path.name}: {error.what}") from error
-    repairs = (*(seen.repairs() if in_hu else ()), *_padding(axes)) if is_ct else ()
-    return Prepared(result, affine, repairs, _facts(seen, spacing, axes, affine, result.shape) | lost)
+    if is_ct:
+        repairs += [*(seen.repairs() if in_hu else ()), *_padding(axes)]
+    return Prepared(result, affine, tuple(repairs), _facts(seen, spacing, axes, affine, result.shape) | lost)
+
+
+def _straighten(path: Path, array: Any, affine: Any, fill: float) -> tuple[Any, Any]:
+    try:
+        return straighten(array, affine, fill)
+    except ValueError as error:
+        raise DataError(f"{path.name}: {error} (3D Slicer resamples it onto a straight grid)") from error
 
 
 def plan_nifti(folder: Path, target: Target, label_maps: LabelMaps = "leave") -> Plan:

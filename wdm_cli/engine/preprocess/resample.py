@@ -9,12 +9,17 @@ On a series of 64 slices of 512² a window of 256³ takes 0.2 s, where `SimpleIT
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
+from wdm_cli.engine.data.header import MAX_SHEAR
+from wdm_cli.engine.data.volume import MAX_BYTES, times
+from wdm_cli.engine.errors import DataError
 
 Matrix = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
@@ -101,6 +106,17 @@ def axis_for(knots: Matrix, size: int | None, spacing: float | None) -> Axis:
     return Axis(size or max(1, round(extent / step)), step, extent, float(knots[0] + knots[-1]) / 2)
 
 
+def refuse_too_large(name: str, axes: Sequence[Axis]) -> None:
+    """Raise DataError, before anything is allocated, if the wanted grid is more than a volume can be."""
+    sides = [axis.size for axis in axes]
+    if (memory := 4 * math.prod(sides)) > MAX_BYTES:
+        wanted = "×".join(f"{axis.spacing:.3g}" for axis in axes)
+        raise DataError(
+            f"{name}: {times(sides)} voxels of {wanted} mm are {memory / 2**30:,.1f} GiB, and training reads up to "
+            f"{MAX_BYTES / 2**30:g} (a larger --spacing, or a smaller --size)"
+        )
+
+
 def resample(array: Floats, axes: Sequence[Axis], fill: float) -> Floats:
     """A whole volume on the grid of three axes over knots 0, d, 2d, …; `fill` outside."""
     result = array - np.float32(fill)
@@ -109,6 +125,46 @@ def resample(array: Floats, axes: Sequence[Axis], fill: float) -> Floats:
         matrix = Spline(even(n, axis.extent / n)).weights(axis.centres)
         result = np.moveaxis(np.tensordot(matrix, result, axes=(1, number)), 0, number)
     return np.ascontiguousarray(result) + np.float32(fill)
+
+
+def straighten(array: Floats, affine: Matrix, fill: float) -> tuple[Floats, Matrix]:
+    """A volume whose slices are shifted within their planes (gantry tilt) on perpendicular axes; `fill` outside.
+
+    Only the plane is interpolated; the middle slice stays where it is, and the planes grow so that nothing is cut off.
+
+    Raises:
+        ValueError: no two axes are perpendicular, so that it is not a shift of slices; or it leans too far.
+    """
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    units = affine[:3, :3] / sizes
+    pairs = ((2, 0, 1), (1, 0, 2), (0, 1, 2))
+    upright = [
+        axes for axes in pairs if abs(units[:, axes[1]] @ units[:, axes[2]]) <= math.sin(math.radians(MAX_SHEAR))
+    ]
+    if not upright:
+        raise ValueError("no two of its axes are perpendicular, so it is no shift of slices that could be undone")
+    through, *plane = upright[0]
+    slices = np.moveaxis(array, through, 0) - np.float32(fill)
+    normal = np.cross(units[:, plane[0]], units[:, plane[1]])
+    step, middle, new = affine[:3, through], len(slices) // 2, affine.copy()
+    new[:3, through] = normal * (normal @ step) / (normal @ normal)
+    new[:3, 3] += middle * (step - new[:3, through])
+    grids: list[tuple[Spline, Matrix, Matrix]] = []
+    for axis, count in zip(plane, slices.shape[1:], strict=True):
+        shifts = even(len(slices), float(units[:, axis] @ step)) - middle * float(units[:, axis] @ step)
+        before, after = (max(0, math.ceil(mm / sizes[axis] - 1e-6)) for mm in (-shifts.min(), shifts.max()))
+        new[:3, 3] -= before * affine[:3, axis]
+        grids.append(
+            (Spline(even(count, sizes[axis])), even(before + count + after, sizes[axis]) - before * sizes[axis], shifts)
+        )
+    shape = len(slices), len(grids[0][1]), len(grids[1][1])
+    if 4 * math.prod(shape) > MAX_BYTES:
+        raise ValueError(f"it leans so far that it would fill {times(shape)} voxels")
+    straight = np.empty(shape, np.float32)
+    for number, one in enumerate(slices):
+        down, across = (spline.weights(at - shifts[number]) for spline, at, shifts in grids)
+        straight[number] = down @ one @ across.T
+    return np.ascontiguousarray(np.moveaxis(straight, 0, through)) + np.float32(fill), new
 
 
 def grid_affine(affine: Matrix, axes: Sequence[Axis]) -> Matrix:

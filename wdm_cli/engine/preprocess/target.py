@@ -23,26 +23,48 @@ LEAST_BODY = 0.005  # share of voxels
 class Target:
     """The training volume.
 
-    size: voxels a side, None to keep what is there. spacing: mm of a voxel, None to keep it.
+    size: voxels a side, None to keep what is there. spacing: mm of a voxel, None to keep it. Three numbers are along
+    right, anterior and superior.
     intensity: `paper` (quantile and min-max to [0, 1], float32) or `fixed-window` (int16 HU, CT only).
+    tilt: `skip` files whose axes are not perpendicular or shear them back; of DICOM series `Policy` decides.
     """
 
     modality: Literal["ct", "mr"] = "ct"
-    size: int | None = 256
-    spacing: float | None = 1.0
+    size: int | tuple[int, int, int] | None = 256
+    spacing: float | tuple[float, float, float] | None = 1.0
     intensity: Literal["paper", "fixed-window"] = "paper"
+    tilt: Literal["skip", "resample"] = "skip"
 
     def __post_init__(self) -> None:
-        if self.size is not None and not 8 <= self.size <= 1024:
-            raise ConfigError(f"--size {self.size}: must be 8 to 1024")
-        if self.spacing is not None and not 0.1 <= self.spacing <= 20:
-            raise ConfigError(f"--spacing {self.spacing:g}: must be 0.1 to 20 mm")
+        if any(side is not None and not 8 <= side <= 1024 for side in _three(self.size)):
+            raise ConfigError(f"--size {_listed(self.size)}: must be 8 to 1024")
+        if any(mm is not None and not 0.1 <= mm <= 20 for mm in _three(self.spacing)):
+            raise ConfigError(f"--spacing {_listed(self.spacing)}: must be 0.1 to 20 mm")
         if self.modality == "mr" and self.intensity == "fixed-window":
             raise ConfigError(
                 "--intensity fixed-window: only CT has a fixed window",
                 why="MR intensities have no unit",
                 hint="use --intensity paper, or --modality ct",
             )
+
+    @property
+    def keeps_grid(self) -> bool:
+        """Whether voxels stay as they are and where they are."""
+        return self.size is None and self.spacing is None
+
+    def along(self, affine: Affine) -> list[tuple[int | None, float | None]]:
+        """(size, spacing) that is wanted along each axis of an array with this affine."""
+        turn = nib.orientations.io_orientation(affine)[:, 0].astype(int).tolist()
+        sizes, spacings = _three(self.size), _three(self.spacing)
+        return [(sizes[body], spacings[body]) for body in turn]
+
+
+def _three(value: Any) -> tuple[Any, Any, Any]:
+    return value if isinstance(value, tuple) else (value, value, value)
+
+
+def _listed(value: Any) -> str:
+    return ",".join(f"{one:g}" for one in value) if isinstance(value, tuple) else f"{value:g}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -133,8 +134,9 @@ def space_for(plan: Plan, out: Path) -> str:
     Files are compressed; counted as if they were not.
     """
     size, voxel = plan.protocol.get("size") or 0, 2 if plan.protocol.get("intensity") == "fixed-window" else 4
+    voxels = math.prod(size) if isinstance(size, tuple) else size**3
     cases = sum(not (out / job.output).exists() for job in plan.jobs)
-    short = shortage(out, cases * size**3 * voxel)
+    short = shortage(out, cases * voxels * voxel)
     return f"{out}: {cases} cases take up to {short}" if short else ""
 
 
@@ -145,7 +147,7 @@ def open_folder(out: Path, protocol: dict[str, Any]) -> None:
         ConfigError: it holds cases made with other settings.
     """
     path = out / "run.json"
-    old = _protocol(path)
+    old, protocol = _protocol(path), json.loads(json.dumps(protocol))
     changed = [f"{key}: {old.get(key)} there, {value} now" for key, value in protocol.items() if old.get(key) != value]
     if old and changed:
         raise ConfigError(
