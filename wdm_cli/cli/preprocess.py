@@ -44,9 +44,7 @@ SPACING = "mm of a voxel: one number, or three along right, anterior, superior: 
 SpacingOption = Annotated[str | None, typer.Option("--spacing", metavar="MM", help=f"{SPACING} Default: keep it.")]
 SizeOption = Annotated[
     str | None,
-    typer.Option(
-        "--size", metavar="N", help="Voxels a side, one number or three likewise. Default: keep what is there."
-    ),
+    typer.Option("--size", metavar="N", help="Voxels a side: one number or three. Default: keep what is there."),
 ]
 TiltOption = Annotated[
     Literal["skip", "resample"],

@@ -6,16 +6,15 @@ called by the direction that they are nearest to.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
-from wdm_cli.engine.data.volume import MM_PER_UNIT, Affine, Volume, read_nifti
+from wdm_cli.engine.data.header import refuse_leaning
+from wdm_cli.engine.data.volume import Affine, Volume, read_grid
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]
@@ -44,20 +43,11 @@ def lay_of(path: Path) -> Lay:
     """How the volume of a file lies, from its header alone.
 
     Raises:
-        DataError: the file is no usable NIfTI; the reader's own error.
+        DataError: the file is no usable NIfTI, or its axes are not perpendicular.
     """
-    try:
-        image: Any = nib.load(path)
-        shape, affine = tuple(image.shape), np.array(image.affine, np.float64)
-        affine[:3] *= MM_PER_UNIT.get(int(image.header["xyzt_units"]) & 7, 1.0)
-        if shape[3:] == (1,):
-            shape = shape[:3]
-        if len(shape) == 3 and np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]):
-            return Lay.of(shape, affine)
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError):
-        pass  # the reader says what is wrong with it
-    read = read_nifti(path)
-    return Lay.of(read.shape, read.affine)
+    shape, affine = read_grid(path)
+    refuse_leaning(path, affine)
+    return Lay.of(shape, affine)
 
 
 def along(values: tuple[T, T, T], have: str, want: str) -> tuple[T, T, T]:
