@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SETS
 
-from wdm_cli.cli.evaluate_folders import open_real
+from wdm_cli.cli.evaluate_folders import open_both
 from wdm_cli.config import read_toml, to_toml
 from wdm_cli.engine.data import Brats, MrNet, Nifti
 from wdm_cli.engine.data.cache import VolumeCache
@@ -25,7 +25,7 @@ from wdm_cli.engine.data.survey import known, survey
 from wdm_cli.engine.data.transforms import factors, needed
 from wdm_cli.engine.data.volume import write_nifti
 from wdm_cli.engine.errors import ConfigError
-from wdm_cli.engine.metrics.volumes import open_dataset, open_folder
+from wdm_cli.engine.metrics.volumes import open_dataset
 from wdm_cli.engine.preset import from_dict, from_stored
 
 Sides = tuple[int, int, int]
@@ -91,7 +91,7 @@ def test_volumes_of_other_sides_get_one_voxel_size(tmp_path: Path) -> None:
     assert scale is not None
     assert scale.voxel == (4.0, 4.0, 4.0)
     assert scale.text == (
-        "training voxels: 4×4×4 mm for all; b decides, 1 of 2 volumes alone would need less "
+        "voxels of training: 4×4×4 mm for all; b decides, 1 of 2 volumes alone would need less "
         "(data.voxel sets another size)"
     )
     cache = VolumeCache(data, root, tmp_path / "cache")
@@ -120,7 +120,7 @@ def test_where_all_agree_nothing_changes(tmp_path: Path) -> None:
         assert len({cache[index].tobytes() for cache in caches}) == 1
     scale = common_scale(data, data.find(tmp_path / "d"))
     assert scale is not None
-    assert scale.text == "training voxels: 18×18×18 mm"
+    assert scale.text == "voxels of training: 18×18×18 mm"
 
 
 def test_other_voxel_sizes_come_as_near_as_whole_factors_can() -> None:
@@ -141,7 +141,7 @@ def test_other_voxel_sizes_come_as_near_as_whole_factors_can() -> None:
         "thick": (4, 4, 1),
     }
     told = scale_of(data, grids | {"slabs": ((100, 100, 40), (1.0, 1.0, 8.0))}).text
-    assert told.startswith("training voxels: 3.36×3.36×8 mm for all; thick and slabs decide, 4 of 4")
+    assert told.startswith("voxels of training: 3.36×3.36×8 mm for all; thick and slabs decide, 4 of 4")
 
 
 def test_version_0_1_took_one_factor_for_all_axes() -> None:
@@ -193,11 +193,18 @@ def test_real_volumes_beside_samples_have_the_size_of_training(tmp_path: Path) -
     assert open_dataset(held_out, data).volume(0).spacing == (2.0, 2.0, 2.0)
     assert open_dataset(held_out, data.at((4.0, 4.0, 4.0))).volume(0).spacing == (4.0, 4.0, 4.0)
     samples = folder(tmp_path / "samples", ((16, 16, 16), 4.0), ((16, 16, 16), 4.0))
-    about = {"preset": {"data": {"intensity": "paper", "voxel": [4.0, 4.0, 4.0]}}}
+    about = {
+        "preset": {
+            "name": "x",
+            "data": {"kind": "nifti", "image_size": 16, "intensity": "paper", "voxel": [4.0] * 3},
+            "model": {"channel_multipliers": [1, 2]},
+        }
+    }
     (samples / "run.json").write_text(json.dumps(about))
     settings = ["data.image_size=16", "data.kind=nifti"]
     for sets_of, mm in ((settings, 4.0), ([*settings, "data.voxel=own"], 2.0)):
-        real = open_real(held_out, open_folder(samples), None, "tiny", sets_of)
+        _, real = open_both(samples, held_out, None, "tiny", sets_of)
+        assert real is not None
         assert real.dataset is not None
         assert real.dataset.load(real.files[0]).spacing == (mm,) * 3
 
@@ -218,7 +225,7 @@ def test_a_run_keeps_its_voxel_size(train: Any, tmp_path: Path) -> None:
     folder(tmp_path / "d", ((24, 20, 24), 1.0), ((30, 30, 30), 1.0))
     first = train("--steps", 1)
     assert first.code == 0, first.err
-    assert "training voxels: 4×4×4 mm for all; b decides, 1 of 2 volumes" in first.err
+    assert "voxels of training: 4×4×4 mm for all; b decides, 1 of 2 volumes" in first.err
     stored = read_toml(tmp_path / "run" / "preset.toml")["data"]["voxel"]
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert stored == about["preset"]["data"]["voxel"] == [4.0, 4.0, 4.0]
@@ -254,12 +261,12 @@ def test_the_dry_run_and_verify_name_the_size_of_all_cases(train: Any, tmp_path:
     folder(tmp_path / "d", ((12, 12, 12), 1.0), ((12, 12, 12), 1.0), ((30, 30, 30), 1.0))
     dry = train("--dry-run")
     assert dry.code == 0, dry.err
-    assert "training voxels: 4×4×4 mm for all; c decides, 2 of 3" in dry.err
+    assert "voxels of training: 4×4×4 mm for all; c decides, 2 of 3" in dry.err
     facts = [json.loads(path.read_text())["facts"] for path in (tmp_path / "cache").rglob("*.json")]
     assert [one["factor"] for one in facts] == [[4, 4, 4]] * 2
     told = wdm("verify", tmp_path / "d", "--preset", "tiny", "--set", "data.image_size=32")
     assert told.out.splitlines()[1].split("\t") == ["2", "12×12×12", "1×1×1 mm", "RAS", "÷1"]
-    assert "training voxels: 1×1×1 mm\n" in told.err
+    assert "voxels of training: 1×1×1 mm\n" in told.err
 
 
 def test_verify_shows_a_factor_an_axis(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-from wdm_cli.engine.data.split import patients_of_manifest
+from wdm_cli.engine.data import Lidc
+from wdm_cli.engine.data.patients import by_manifest
 from wdm_cli.engine.dicom import Policy, scan
 from wdm_cli.engine.dicom.meaning import called_scout, description
 from wdm_cli.engine.preprocess import Plan, Target, plan_lidc, plan_mr, run
@@ -231,7 +232,7 @@ def test_a_placeholder_is_told_and_an_earlier_folder_goes_on(tmp_path: Path) -> 
     assert made.code == 0
     assert "warning: a PatientID is a placeholder" in made.err
     assert len(list(out.rglob("*.nii.gz"))) == 2
-    assert len(set(patients_of_manifest(out).values())) == 2
+    assert len(set(by_manifest(Lidc().find(out)).values())) == 2
 
 
 WORDS = {

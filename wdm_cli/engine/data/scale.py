@@ -38,7 +38,7 @@ class Scale:
     @property
     def text(self) -> str:
         """One line for a user."""
-        told = f"training voxels: {millimetres(self.voxel)} mm"
+        told = f"voxels of training: {millimetres(self.voxel)} mm"
         if not self.coarsened:
             return told
         return (

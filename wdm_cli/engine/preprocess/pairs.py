@@ -67,7 +67,7 @@ def read_mgh(path: Path) -> Volume:
         header = MGHHeader(block, check=False)
         plain = nib.Nifti1Header(endianness=">")
         _describe(path, plain, _parsed(path, header.get_data_dtype), _parsed(path, header.get_data_shape))
-        plain.set_sform(_parsed(path, header.get_affine), code=1)
+        _place(plain, _parsed(path, header.get_affine))
         return _read(path, plain, file, most)
 
 
@@ -83,8 +83,7 @@ def read_pair(path: Path) -> Volume:
             _describe(
                 path, plain, _parsed(path, analyze.get_data_dtype), tuple(analyze["dim"][1 : 1 + analyze["dim"][0]])
             )
-            plain["pixdim"][1:4] = analyze["pixdim"][1:4]
-            plain.set_sform(_parsed(path, analyze.get_best_affine), code=1)
+            _place(plain, _parsed(path, analyze.get_best_affine))
             plain["scl_slope"], plain["scl_inter"] = analyze["scl_slope"], 0
             offset = float(analyze["vox_offset"])
         else:
@@ -131,6 +130,13 @@ def _describe(path: Path, plain: Any, dtype: Any, shape: tuple[int, ...]) -> Non
         plain.set_xyzt_units("mm")
 
     _parsed(path, fill)
+
+
+def _place(plain: Any, affine: Any) -> None:
+    """The affine into a NIfTI header, with the voxel sizes that it has."""
+    plain.set_sform(affine, code=1)
+    sizes = np.linalg.norm(np.asarray(affine, np.float64)[:3, :3], axis=0)
+    plain["pixdim"][1:4] = np.where(np.isfinite(sizes) & (sizes > 0), sizes, 1)  # the affine says what is wrong
 
 
 def _read(path: Path, plain: Any, file: IO[bytes], most: int) -> Volume:
