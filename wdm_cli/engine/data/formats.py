@@ -62,6 +62,7 @@ _FORMATS: tuple[tuple[tuple[str, ...], Format], ...] = (
 DICOM = next(known for suffixes, known in _FORMATS if ".dcm" in suffixes)
 NIFTI_FILES = Format("NIfTI volumes", "--dataset nifti takes them")
 _BY_SUFFIX = {suffix: known for suffixes, known in _FORMATS for suffix in suffixes}
+_KNOWN = frozenset((*NIFTI, *HEADERS, *_BY_SUFFIX))  # of one or two parts, as .nii.gz
 
 COMPANY = "text, tables, pictures"
 _COMPANY_NAMES = frozenset({"readme", "license", "licence", "changes", "changelog", "citation", "authors", "notes"})
@@ -82,8 +83,11 @@ _OWN = word_set(
 def suffix_of(name: str) -> str:
     """The longest known ending of a name in lower case, else its last suffix."""
     lower = name.lower()
-    known = [end for end in (*NIFTI, *HEADERS, *_BY_SUFFIX) if lower.endswith(end) and len(lower) > len(end)]
-    return max(known, key=len, default=Path(lower).suffix)
+    for count in (2, 1):
+        stem, *parts = lower.rsplit(".", count)
+        if stem and (end := f".{'.'.join(parts)}") in _KNOWN:
+            return end
+    return Path(lower).suffix
 
 
 def format_of(name: str) -> Format | None:

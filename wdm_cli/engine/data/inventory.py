@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -152,10 +153,10 @@ def _folders(root: Path, listing: Listing) -> Iterator[tuple[Path, list[str]]]:
             for folder, folders, names in os.walk(start, onerror=unreadable):
                 here = Path(folder)
                 visible = sorted(name for name in folders if not name.startswith("."))
-                if _identity(here) in seen:
+                if (identity := _identity(here)) in seen:
                     folders.clear()
                     continue
-                seen.add(_identity(here))
+                seen.add(identity)
                 folders[:] = [name for name in visible if not (here / name).is_symlink()]
                 links += [here / name for name in visible if name not in folders]
                 yield here, sorted(names)
@@ -170,13 +171,13 @@ def _identity(path: Path) -> tuple[int, int]:
 def _sort_out(folder: Path, names: list[str], suffixes: tuple[str, ...], listing: Listing) -> None:
     """Put every file of a folder where it belongs."""
     visible = [name for name in map(_waiting, names) if not name.startswith(".")]
-    beside, dicom = {name.lower() for name in visible}, None
+    beside, present, dicom = {name.lower() for name in visible}, set(names), None
     for name in visible:
         path, suffix, known = folder / name, suffix_of(name), format_of(name)
         if is_own(path):
             continue
         if suffix in suffixes:
-            if suffix == ".nii" and f"{name}.gz" in names:
+            if suffix == ".nii" and f"{name}.gz" in present:
                 listing.ignored.append((path, "the same name exists as .nii.gz"))
             else:
                 listing.files.append(path)
@@ -221,9 +222,10 @@ def _once(listing: Listing) -> list[Path]:
     seen: set[tuple[int, int]] = set()
     taken: list[Path] = []
     for path in sorted(listing.files, key=lambda path: (path.is_symlink(), path)):
-        if path.exists():
-            identity = _identity(path)
-            if identity in seen and (path.is_symlink() or path.stat().st_nlink > 1):
+        with contextlib.suppress(OSError):  # whoever reads it says what is missing
+            facts = path.stat()
+            identity = facts.st_dev, facts.st_ino
+            if identity in seen and (facts.st_nlink > 1 or path.is_symlink()):
                 listing.ignored.append((path, "another name of a file that is read already"))
                 continue
             seen.add(identity)

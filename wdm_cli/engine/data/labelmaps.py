@@ -7,6 +7,7 @@ only, or a few that stand in patches of one value each. Who synthesises label ma
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -62,10 +63,16 @@ def by_name(path: Path, root: Path) -> str:
     What lies above `root` is not looked at: the user's own choice of a folder says that its files are wanted.
     """
     *folders, name = path.relative_to(root).parts if path.is_relative_to(root) else (path.name,)
-    if any(_says_labels(words(folder), folder=True) for folder in folders):
+    if any(_folder_says_labels(folder) for folder in folders):
         return BY_NAME
     text = re.sub(r"\.(nii|nii\.gz|mgz|mgh|hdr|img|mha|mhd|nrrd|nhdr|npy|h5)$", "", name, flags=re.IGNORECASE)
     return BY_NAME if _says_labels(words(text), folder=False) else ""
+
+
+@functools.cache
+def _folder_says_labels(name: str) -> bool:
+    """Asked once for all files of a folder."""
+    return _says_labels(words(name), folder=True)
 
 
 def words(name: str) -> list[str]:
@@ -79,7 +86,7 @@ def _says_labels(found: list[str], *, folder: bool) -> bool:
         joined.pop()
     if not joined or _bare(joined[-1], IMAGES):
         return False
-    if folder and any(_bare(word, IMAGES | COLLECTIONS) for word in joined):
+    if folder and any(_bare(word, IMAGES) or _bare(word, COLLECTIONS) for word in joined):
         return False  # images_and_labels, MSLesSeg_Dataset
     told = [i for i, word in enumerate(joined) if _bare(word, STRONG) and not (i and joined[i - 1] in NEGATIONS)]
     last = len(joined) - 1

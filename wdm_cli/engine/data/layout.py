@@ -90,7 +90,7 @@ class Layout(ABC):
         listing = list_files(paths, self.suffixes)
         told = [(path, by_name(path, path.parent)) for path in listing.files]
         wanted = [path for path, reason in told if self.label_maps == "take" or not reason]
-        no_image = [(path, reason) for path, reason in told if path not in wanted]
+        no_image = [(path, reason) for path, reason in told if self.label_maps == "leave" and reason]
         closed = tuple(sorted(listing.ignored + listing.closed + no_image))
         typed = {path.absolute(): path for path in wanted}
         root = Path(os.path.commonpath([path.absolute().parent for path in paths]))

@@ -140,15 +140,17 @@ def sides(inventory: Inventory, drawn: Split, path: Path) -> dict[Literal["train
         DataError: a case of a patient whom the split does not know, and who could have been held out.
     """
     train, val = set(drawn.train), set(drawn.val)
-    unknown = [case for case in inventory.cases if case.name not in train | val]
+    listed = train | val
+    unknown = [case for case in inventory.cases if case.name not in listed]
     if unknown and drawn.patients and "table" not in drawn.told:
-        homes = {patient: case in val for case, patient in drawn.patients.items() if case in train | val}
+        homes = {patient: case in val for case, patient in drawn.patients.items() if case in listed}
         pattern = str(drawn.told.get("pattern", ""))
         of = tell(Inventory(inventory.root, inventory.cases), pattern).of
         for case in unknown:
             if (held := homes.get(of[case.name])) is not None:
                 (val if held else train).add(case.name)
-        unknown = [case for case in unknown if case.name not in train | val]
+        placed = train | val
+        unknown = [case for case in unknown if case.name not in placed]
     if unknown:
         raise DataError(
             f"{path}: {len(unknown)} cases of the folder are in no part, e.g. {unknown[0].name}",
