@@ -156,6 +156,8 @@ def test_no_form_that_says_where_voxels_lie_names_both(tmp_path: Path) -> None:
     "fields",
     [
         {"srow_x": (2.0, 0, 0, 5)},  # a flip
+        {"srow_x": (2.0, 0, 0, 5), "sform_code": 4},  # no registration mirrors
+        {"srow_x": (-2.05, 0, 0, 5), "sform_code": 4},  # what is a millimetre?
         {"srow_x": (-2.05, 0, 0, 5)},  # 2.5 % larger voxels
         {"srow_y": (0, -1.9975, 0.1, 6), "srow_z": (0, 0.1, 1.9975, 7)},  # turned by 2.9 degrees
         {"qform_code": 0, "pixdim": (1, 2.1, 2, 2, 0, 0, 0, 0)},  # sizes that nobody else states
@@ -168,7 +170,18 @@ def test_forms_that_contradict_each_other_are_told(tmp_path: Path, fields: dict[
     np.testing.assert_allclose(read.affine[0], fields.get("srow_x", (-2.0, 0, 0, 5)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("fields", [{}, {"srow_x": (-2.01, 0, 0, 99)}, {"qform_code": 0}, {"sform_code": 0}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"srow_x": (-2.01, 0, 0, 99)},
+        {"qform_code": 0},
+        {"sform_code": 0},
+        # registered: the qform keeps the scanner's space, the sform says another one, as the standard has it
+        {"srow_y": (0, -1.9696, 0.3473, 6), "srow_z": (0, 0.3473, 1.9696, 7), "sform_code": 2},
+        {"srow_y": (0, -1.9696, 0.3473, 6), "srow_z": (0, 0.3473, 1.9696, 7), "sform_code": 4},
+    ],
+)
 def test_forms_that_agree_are_not(tmp_path: Path, fields: dict[str, object]) -> None:
     assert read_nifti(sound_qform(tmp_path / "a.nii", **fields)).signs == ()
 

@@ -21,6 +21,7 @@ UNITS = {1: ("metre", 1000.0), 2: ("mm", 1.0), 3: ("micrometre", 0.001)}  # xyzt
 SMALLEST, LARGEST = 0.005, 50.0  # mm of a voxel; no scanner of patients makes others
 SINGULAR = 1e-6  # volume of the cell between three axes of length 1
 SAME_ANGLE, SAME_SIZE = 1.0, 0.01  # degrees; share: what rounding and registration of one scan explain
+TURNED_ANGLE = 45.0  # degrees between the scanner's space and another one that a scan was registered to
 MAX_SHEAR = 0.1  # degrees; a DICOM series leans from there on, too
 
 
@@ -105,7 +106,9 @@ def _best(path: Path, header: Any) -> tuple[Matrix, tuple[str, ...]]:
     qform, wrong = _qform(header) if has_qform else (None, "not set")
     if sform is not None:
         said_again = qform if has_qform else np.diag([*header["pixdim"][1:4], 1.0])
-        agree = said_again is not None and _agree(sform, np.asarray(said_again, np.float64), turned=has_qform)
+        one_space = int(header["sform_code"]) == int(header["qform_code"])
+        most = (SAME_ANGLE if one_space else TURNED_ANGLE) if has_qform else None
+        agree = said_again is not None and _agree(sform, np.asarray(said_again, np.float64), most)
         return sform, () if agree else ("forms",)
     if qform is not None:
         return qform, ("sform",) if has_sform else ()
@@ -139,8 +142,8 @@ def _qform(header: Any) -> tuple[Matrix | None, str]:
     return qform, "not finite"
 
 
-def _agree(a: Matrix, b: Matrix, turned: bool) -> bool:
-    """Whether two affines put voxels alike, wherever the first one lies; without `turned` only their sizes count.
+def _agree(a: Matrix, b: Matrix, most: float | None) -> bool:
+    """Whether two affines put voxels alike, wherever the first one lies: of one size, and turned by `most` degrees.
 
     A qform cannot say that `a` leans: it may miss its axes by that angle.
     """
@@ -148,4 +151,4 @@ def _agree(a: Matrix, b: Matrix, turned: bool) -> bool:
     if (np.abs(sizes - others) > SAME_SIZE * sizes).any():
         return False
     cosines = ((a[:3, :3] / sizes) * (b[:3, :3] / others)).sum(axis=0)
-    return not turned or bool((cosines > np.cos(np.radians(SAME_ANGLE + shear(a)))).all())
+    return most is None or bool((cosines > np.cos(np.radians(most + shear(a)))).all())
