@@ -44,8 +44,8 @@ def open_real(real: Path, fake: Volumes, data: Dataset | None = None, scheme: st
     refuse_run(real)
     if data is not None:
         trained = preset_of(fake.root)
-        if data.voxel == "common" and trained is not None and isinstance(trained.data.voxel, tuple):
-            data = data.at(trained.data.voxel)  # of the volumes that the model has learned from
+        if data.voxel == "common" and trained is not None:  # as the volumes that the model has learned from
+            data = dataclasses.replace(data, voxel=trained.data.voxel)
         return open_dataset(real, data), ""
     if scheme is not None:
         return open_folder(real, fake.intensity), ""
