@@ -248,6 +248,7 @@ def test_a_run_of_version_0_1_goes_on_as_it_began(train: Any, tmp_path: Path) ->
     tables = read_toml(path)
     del tables["data"]["voxel"]
     path.write_text(to_toml(tables))
+    assert "data.voxel\tone-factor\tthe run" in train("--dry-run").out
     again = train("--steps", 2)
     assert again.code == 0, again.err
     assert "training voxels" not in again.err

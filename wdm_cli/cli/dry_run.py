@@ -23,13 +23,14 @@ def show_dry_run(resolved: Resolved, run: Path, device: torch.device, processes:
 
     Of several processes one is shown, with its share of the batch and without the exchange of gradients.
     """
-    from wdm_cli.cli.train_data import find_cases, settle, with_data
+    from wdm_cli.cli.train_data import as_begun, find_cases, settle, with_data
     from wdm_cli.cli.train_folder import check_space
     from wdm_cli.engine import native
     from wdm_cli.engine.device import available_memory
     from wdm_cli.engine.distributed import divide
     from wdm_cli.engine.estimate import estimate
 
+    resolved = as_begun(resolved, run)
     console.table(("key", "value", "source"), resolved.rows(), title=f"Configuration of {resolved.preset.name}")
     inventory = find_cases(resolved)
     resolved = with_data(resolved, settle(resolved.preset.data, inventory))
