@@ -57,6 +57,20 @@ def test_patients_that_are_guessed_are_said(tmp_path: Path) -> None:
     assert read_split(data / "split.json").patients["case_003_0001"] == "003"
 
 
+def test_the_cases_of_another_contrast_or_of_label_maps_are_split_as_they_are_trained_on(tmp_path: Path) -> None:
+    data = touch(tmp_path / "t2", *(f"BraTS-GLI-0000{case}-000-t2w" for case in range(4)))
+    result = wdm("split", data)
+    assert result.code == 3
+    assert "--set data.contrast=t2w" in result.err
+    fine(wdm("split", data, "--set", "data.contrast=t2w"))
+    assert len(read_split(data / "split.json").train) == 3
+    maps = touch(tmp_path / "maps", *(f"P{case}/x_seg" for case in range(4)))
+    result = wdm("split", maps)
+    assert "`wdm train`, `verify` and `split` take --set data.label_maps=take" in result.err
+    result = fine(wdm("split", maps, "--set", "data.label_maps=take"))
+    assert result.out.splitlines()[1:] == ["train\t3\t3", "val\t1\t1"]
+
+
 def test_patients_that_names_state_need_no_warning(tmp_path: Path) -> None:
     data = touch(tmp_path, *(f"UPENN-GBM-{case:05}_{visit}_T1" for case in range(10) for visit in (11, 21)))
     result = fine(wdm("split", data, "--dataset", "nifti", "--val", 0.3))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wdm_cli.cli import console
-from wdm_cli.cli.options import DatasetOption, JsonOption
+from wdm_cli.cli.options import DatasetOption, JsonOption, SetOption
+from wdm_cli.cli.train_data import add_layout, tell_folder
 
+SETTINGS = "tiny"  # only the data table of a preset counts here, and which files are cases is the same in all
 PatternOption = Annotated[
     str | None,
     typer.Option(
@@ -32,18 +35,18 @@ def split(
     dataset: DatasetOption = None,
     patient: PatternOption = None,
     patients: TableOption = None,
+    sets: SetOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Hold out patients, never single scans, so that no patient is trained on and judged with."""
     from dataclasses import asdict, replace
 
-    from wdm_cli.engine.data import guess_kind
+    from wdm_cli.config import resolve
     from wdm_cli.engine.data import split as splits
     from wdm_cli.engine.data.inventory import require_whole
     from wdm_cli.engine.data.patients import tell
     from wdm_cli.engine.errors import ConfigError
-    from wdm_cli.engine.preset import table_class
 
     path = out or folder / splits.SPLIT_FILE
     if path.exists() and not overwrite:
@@ -53,8 +56,10 @@ def split(
         )  # fmt: skip
     if patient == "":
         raise ConfigError("--patient is empty", hint="e.g. --patient 'P[0-9]+'")
-    data = table_class("data", dataset or guess_kind(folder))()
-    inventory = data.find(folder)
+    options = add_layout({"data.kind": dataset, "data.dir": str(folder)}, None, sets)
+    resolved = resolve(SETTINGS, environment=os.environ, sets=sets or (), options=options)
+    tell_folder(resolved)
+    inventory = replace(resolved.preset.data, part="all").find(folder)
     require_whole(replace(inventory, cases=()))  # names are enough: files may be fetched later
     told = tell(inventory, patient or "", patients)
     if doubt := told.doubt():

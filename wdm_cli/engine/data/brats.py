@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -33,6 +34,11 @@ class Brats(Dataset):
     def recognises(cls, path: Path) -> bool:
         return NAME.fullmatch(stem(path)) is not None
 
+    @classmethod
+    def count(cls, files: Sequence[Path]) -> int:
+        found = [match for path in files if (match := NAME.fullmatch(stem(path)))]
+        return sum(match["kind"].lower() != "seg" for match in found)  # label maps alone are any folder's
+
     def case(self, path: Path) -> tuple[str, str]:
         match = NAME.fullmatch(stem(path))
         if match is None:
@@ -50,6 +56,6 @@ class Brats(Dataset):
 
     def advice(self, inventory: Inventory) -> str:
         for reason in inventory.reasons():
-            if reason.startswith("other contrast"):
+            if reason.startswith("other contrast") and reason[-4:-1] in CONTRASTS.values():
                 return f"take another contrast: --set data.contrast={reason[-4:-1]}"
         return super().advice(inventory)

@@ -142,7 +142,7 @@ class Layout(ABC):
             return "; ".join(text for text, _ in remedies(inventory.foreign, inventory.root))
         reasons = inventory.reasons()
         if BY_NAME in reasons:
-            return f"who wants label maps as volumes says so: `wdm train` and `wdm verify` take --set {TAKE}"
+            return f"who wants label maps as volumes says so: `wdm train`, `verify` and `split` take --set {TAKE}"
         if self.kind != "nifti" and self.unlike in reasons and self.suffixes == NIFTI:
             return "--dataset nifti takes NIfTI files of any name"
         return ""
