@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from wdm_cli.cli.main import app
 from wdm_cli.engine.data.phantom import write_phantoms
+from wdm_cli.engine.data.volume import write_nifti
 from wdm_cli.engine.errors import DataError, PartialError
 
 
@@ -106,3 +107,22 @@ def test_a_wrong_data_set_is_a_usage_error(heads):
     assert error.exit_code == 2
     assert "did you mean brats" in str(error)
     assert not isinstance(error, PartialError)
+
+
+def test_files_of_a_prepared_folder_are_read_as_the_folder_is(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        hu = np.full((16, 16, 16), -1000, np.int16)
+        hu[4:12, 4:12, 4:12] = rng.integers(-150, 250, (8, 8, 8))
+        write_nifti(tmp_path / f"ct{number}" / "preprocessed.nii.gz", hu, np.eye(4))
+    files = sorted(tmp_path.glob("*/*.nii.gz"))
+    small = ("--preset", "tiny", "--set", "data.image_size=16", "--workers", "1")
+    stated = {"command": "nifti", "modality": "ct", "intensity": "fixed-window"}
+    (tmp_path / "run.json").write_text(json.dumps({"protocol": stated}))
+    run = wdm(*files, *small)
+    assert run.returncode == 0, run.stderr
+    assert "data.modality is ct, as wdm preprocess made the folder" in run.stderr
+    assert "read as MR" not in run.stderr
+    (tmp_path / "run.json").unlink()
+    for said, kind in (((), "lidc-idri"), (("--set", "data.kind=nifti"), "nifti")):
+        assert answer(*files, *small, *said)[0]["dataset"] == kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,22 @@ if TYPE_CHECKING:
 MOST_WARNINGS = 5
 
 
-def add_layout(options: dict[str, Any], config: Path | None = None, sets: list[str] | None = None) -> dict[str, Any]:
+def add_layout(
+    options: dict[str, Any],
+    config: Path | None = None,
+    sets: list[str] | None = None,
+    files: Sequence[Path] = (),
+) -> dict[str, Any]:
     """Named options, with the layout that most files of the data folder follow where nobody but a preset names one.
 
     All commands that read a data set ask here, so that they take a folder for the same; it is said.
+
+    Args:
+        files: of the folder, where a user named some; they are asked instead of all.
     """
     from wdm_cli.config import expand_home, said_by_user
-    from wdm_cli.engine.data import guess_kind
+    from wdm_cli.engine.data import SUFFIXES, guess_kind, kind_of
+    from wdm_cli.engine.data.inventory import list_files
     from wdm_cli.engine.data.prepared import stated
 
     said = said_by_user(config, os.environ, sets or ()).get("data", {})
@@ -38,7 +47,7 @@ def add_layout(options: dict[str, Any], config: Path | None = None, sets: list[s
     path = Path(expand_home(folder))
     if not path.is_dir() or stated(path):  # what preprocess states of its folder is a layer of the configuration
         return options
-    kind = guess_kind(path)
+    kind = kind_of(list_files(files, SUFFIXES).files, path) if files else guess_kind(path)
     console.note(f"taken as {kind}, by the files' names (--set data.kind=… chooses)")
     return options | {"data.kind": kind}
 

@@ -82,16 +82,19 @@ def _are_files(paths: list[Path]) -> bool:
 
 
 def _layout(paths: list[Path], dataset: str | None, config: Path | None, sets: list[str] | None) -> dict[str, Any]:
-    """The named options of the data: what was chosen, else what the names of the files say."""
-    from wdm_cli.engine.data import SUFFIXES, kind_of
-    from wdm_cli.engine.data.inventory import list_files
+    """The named options of the data: what was chosen, else what the folder states or the names of the files say."""
+    from wdm_cli.engine.data.prepared import stated
     from wdm_cli.engine.errors import ConfigError
 
     if not _are_files(paths):
         return add_layout({"data.kind": dataset, "data.dir": str(paths[0])}, config, sets)
     if folders := [path for path in paths if path.is_dir()]:
         raise ConfigError(f"{folders[0]}: is a folder, one of several", hint="name one folder, or files only")
-    return {"data.kind": dataset or kind_of(list_files(paths, SUFFIXES).files, paths[0].parent)}
+    common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    folder = next(
+        (one for one in (common, common.parent) if stated(one)), common
+    )  # a case may have a folder of its own
+    return add_layout({"data.kind": dataset, "data.dir": str(folder)}, config, sets, paths)
 
 
 def _show(kind: str, inventory: Inventory, reports: list[CaseReport]) -> None:
