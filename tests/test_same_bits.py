@@ -43,8 +43,14 @@ def preset_of(network: str, way: str, precision: str, sampler: str = "ddpm") -> 
     return from_dict(settings | tables | {"model": tables.get("model", settings["model"]) | dropout})
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("way", WAYS)
+WAYS_OF_BOTH = [
+    pytest.param(way, precision, marks=[pytest.mark.slow] * (precision == "bf16" and way != "plain"))
+    for way in WAYS
+    for precision in ("float32", "bf16")
+]
+
+
+@pytest.mark.parametrize(("way", "precision"), WAYS_OF_BOTH)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_twelve_steps(network: str, way: str, precision: str) -> None:
     preset = preset_of(network, way, precision)

@@ -27,6 +27,14 @@ from wdm_cli.engine.run import checkpoint_files
 from wdm_cli.engine.run import train as run_train
 
 
+@pytest.fixture(autouse=True)
+def hangups_are_heard() -> Generator[None, None, None]:
+    """Also in tests that were started under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
@@ -133,7 +141,9 @@ def test_a_terminal_that_closes_costs_no_step(heads: Path, tmp_path: Path) -> No
     assert len(checkpoint_files(run)) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, pytest.param(signal.SIGXCPU, marks=pytest.mark.slow)], ids=lambda n: n.name
+)
 def test_preprocess_ends_with_75_and_continues(number: signal.Signals, tmp_path: Path) -> None:
     write_phantoms(tmp_path / "in", 40, size=32)
     line = ["preprocess", "nifti", "--data-dir", tmp_path / "in", "--out", tmp_path / "out", "--workers", 1]
