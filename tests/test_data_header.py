@@ -11,6 +11,7 @@ import pytest
 import SimpleITK
 from command import wdm
 
+from wdm_cli.engine.data.facts import Facts, oddities
 from wdm_cli.engine.data.header import refuse_impossible, shear
 from wdm_cli.engine.data.nifti import Nifti
 from wdm_cli.engine.data.volume import Volume, read_grid, read_nifti, write_nifti
@@ -230,3 +231,14 @@ def test_verify_and_train_say_what_headers_leave_open(tmp_path: Path, monkeypatc
             "`wdm preprocess nifti` (or `brats`) brings all to RAS",
         ):
             assert words in result.err
+
+
+@pytest.mark.parametrize(("mm", "told"), [(0.946, False), (0.96, True)])
+def test_voxel_sizes_that_rounding_parts_are_one(mm: float, told: bool) -> None:
+    found = {
+        name: Facts(
+            sides=(8, 8, 8), spacing=(side,) * 3, orientation="RAS", factor=(1, 1, 1), lost=((0, 0),) * 3, low=0, high=9
+        )
+        for name, side in (("a", 0.944), ("b", mm))
+    }
+    assert any("more than one voxel size" in text for text in oddities(found)) == told
