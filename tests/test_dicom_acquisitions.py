@@ -145,6 +145,53 @@ def test_acquisitions_that_are_not_whole_are_skipped_for_that(tmp_path: Path, sh
         assert "--" not in reason
 
 
+@pytest.mark.parametrize("shift", [1.0, 2.0])
+def test_numbers_that_run_twice_through_the_body_are_two_scans(tmp_path: Path, shift: float) -> None:
+    """Told apart at half a step too; where both lack slices nothing is used, whatever may be interpolated."""
+    phases(tmp_path, *TOLD["instance numbers"], shift=shift)
+    for policy in POLICIES:
+        jobs = planned(tmp_path, policy).jobs
+        assert [len(job.files) for job in jobs] == [SLICES, SLICES]
+        assert not any(is_mixed(job) for job in jobs)
+    for item in scan(tmp_path):
+        if item.instance in ("1.2.3.9", "1.2.4.20"):  # type: ignore[union-attr]
+            item.path.unlink()
+    for policy in POLICIES:
+        (reason,) = reasons(planned(tmp_path, policy))
+        assert "2 acquisitions (InstanceNumber) under one series UID lie doubly or between each other" in reason
+
+
+@pytest.mark.parametrize("step", [STEP, 2.5 * STEP])
+def test_mr_slices_acquired_in_turn_are_one_case_however_far_apart(tmp_path: Path, step: float) -> None:
+    """Odd slices, then even ones, with numbers and times of their own."""
+
+    def change(place: int, ds: Any) -> Any:
+        mr_slice(place, ds)
+        ds.ImagePositionPatient[2] = step * place
+        ds.AcquisitionNumber, ds.AcquisitionTime = 1 + place % 2, f"10000{place % 2}"
+        ds.InstanceNumber = 1 + place // 2 + 16 * (place % 2)
+        return ds
+
+    write_series(tmp_path, change)
+    (job,) = planned(tmp_path, Policy(), mr=True).jobs
+    assert len(job.files) == SLICES
+
+
+@pytest.mark.parametrize("overlapping", [True, False])
+@pytest.mark.parametrize("number", [lambda n: 500 - n, lambda n: n * n % 67], ids=["falling", "in no order"])
+def test_slices_with_a_gap_are_one_case_in_any_order(tmp_path: Path, number: Any, overlapping: bool) -> None:
+    """Twice as thick as apart, or with a thickness that some do not state: interpolated where asked."""
+
+    def change(place: int, ds: Any) -> Any:
+        ds.InstanceNumber = 1 + number(place)
+        ds.SliceThickness = 2 * STEP if overlapping else None if place % 5 == 0 else STEP
+        return None if place == 9 else ds
+
+    write_series(tmp_path, change)
+    (job,) = planned(tmp_path, Policy(max_gap=1)).jobs
+    assert len(job.files) == SLICES - 1
+
+
 @pytest.mark.parametrize("shift", [0.0, 1.0, 62.0])
 def test_mr_acquisitions_are_told_like_ct(tmp_path: Path, shift: float) -> None:
     phases(tmp_path, {"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}, shift=shift, mr=True)

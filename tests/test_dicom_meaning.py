@@ -87,6 +87,7 @@ def test_ct_that_is_not_in_hu_is_skipped_by_name(tmp_path: Path, words: str) -> 
 IN_HU: dict[str, Change] = {
     "HU": every(RescaleType="HU"),
     "US": every(RescaleType="US"),
+    "in words": every(RescaleType="Hounsfield Units"),
     "absent in some": only(3, 4, RescaleType="HU"),
     "monoenergetic": image_type("AXIAL", "VMI", "MONO_E_70"),
     "without iodine": image_type("AXIAL", "IODINE_REMOVED"),
@@ -331,6 +332,13 @@ def test_mr_tells_what_is_cropped(tmp_path: Path) -> None:
     facts = job.prepare().facts
     assert facts["lost_share"] == round(1 - 8 * 8 * 16 / (24 * 12 * 12), 4)
     assert facts["size_needed"] == 32
+
+
+@pytest.mark.parametrize(("text", "jobs"), [("LOC MPRAGE", 1), ("3-plane MPRAGE", 1), ("AAHead_Scout", 0)])
+def test_a_volume_of_many_slices_is_no_localizer_for_a_short_word(tmp_path: Path, text: str, jobs: int) -> None:
+    mr_series(tmp_path / "a", name="a", slices=64, SeriesDescription=text)
+    mr_series(tmp_path / "b", name="b")
+    assert len(mr_plan(tmp_path).jobs) == 1 + jobs
 
 
 def annexed(folder: Path, path: Path) -> None:

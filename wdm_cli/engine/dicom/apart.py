@@ -19,7 +19,10 @@ from wdm_cli.engine.dicom.headers import MARKS, ORDER, Slice
 
 SAME_PLACE = 0.05  # mm; wider than writers round, closer than any two slices
 FEW_DOUBLE = 0.1  # share of the places of one acquisition that may be taken twice: copies, a slice made anew
-CLOSEST, FURTHEST = 0.75, 2.0  # times the thickness; what is closer overlaps, what is further leaves more out than in
+CLOSEST = 0.75  # times the thickness; what is closer overlaps
+FURTHEST = {"CT": 2.0, "MR": np.inf}  # times the thickness; samples of a lung leave so much out, MR in turn may too
+FEW_ODD = 0.2  # share of the steps of an acquisition that lacks slices
+SURE = ORDER[:-1]  # times of reconstruction may run through regular places in any order
 MOST_PARTS = 64  # more values of a tag are a number for every slice
 LEAST = 4  # slices of an acquisition that is recognised by its places alone
 Part = list[Slice]
@@ -48,11 +51,12 @@ def entangled(slices: Part) -> str:
     slices = _once(slices)
     if any(item.position is None or item.orientation is None for item in slices):
         return ""
-    heights = _heights(slices)
-    if _plain(heights) or _side_by_side(heights, _thickness(slices)):
+    if _plain(_heights(slices)) or _side_by_side(slices):
         return ""
-    for name, parts in _ways(slices, orders=False):
-        images = _joined(parts)
+    marked = [(name, _joined(parts)) for name, parts in _marked(slices)]
+    passes = [(name, _joined(parts)) for name, parts in _passes(slices, SURE) if not _may_be_in_turn(slices)]
+    passes = [(name, images) for name, images in passes if sum(map(_nearly_regular, images)) > 1]
+    for name, images in [*marked, *passes]:
         if len(images) > 1:
             what = f"{len(images)} acquisitions ({name}) under one series UID"
             return f"{what} lie doubly or between each other, so that none is known to be whole"
@@ -76,11 +80,11 @@ def first_made(item: Slice) -> tuple[object, ...]:
 
 def _told(slices: Part, skip: int = 0) -> list[tuple[str, Part]]:
     """Split by the first tag whose values are acquisitions, then each of these by the tags after it."""
-    heights, thickness = _heights(slices), _thickness(slices)
-    plain = _plain(heights)
-    if _side_by_side(heights, thickness) or (plain and thickness is None and slices[0].modality == "MR"):
+    plain = _plain(_heights(slices))
+    if _side_by_side(slices) or (plain and _may_be_in_turn(slices)):
         return [("", slices)]
-    for number, (name, parts) in enumerate(_ways(slices, orders=not plain)):
+    ways = itertools.chain(_marked(slices), _passes(slices, SURE if plain else ORDER))
+    for number, (name, parts) in enumerate(ways):
         images = _joined(parts) if number >= skip else []
         if len(images) > 1 and all(_regular(_heights(image)) for image in images):
             told = []
@@ -91,8 +95,13 @@ def _told(slices: Part, skip: int = 0) -> list[tuple[str, Part]]:
     return [("", slices)]
 
 
-def _ways(slices: Part, *, orders: bool) -> Iterator[tuple[str, list[Part]]]:
-    """Every way to split slices, the surest first. Of tags that are the same everywhere nothing comes."""
+def _may_be_in_turn(slices: Part) -> bool:
+    """Whether slices may have been acquired in turn, as in MR, where no thickness tells that they overlap."""
+    return slices[0].modality == "MR" and _thickness(slices) is None
+
+
+def _marked(slices: Part) -> Iterator[tuple[str, list[Part]]]:
+    """Every way to split slices by their tags, the surest first. Of tags that are the same everywhere nothing comes."""
     kinds = {item.marks for item in slices}
     common = set.intersection(*map(set, kinds))
     differ = {mark.partition("=")[0] for marks in kinds for mark in marks if mark not in common}
@@ -102,8 +111,11 @@ def _ways(slices: Part, *, orders: bool) -> Iterator[tuple[str, list[Part]]]:
     for item in slices:
         shapes[item.rows, item.columns, item.spacing].append(item)
     yield "PixelSpacing", list(shapes.values())
-    for number, name in enumerate(ORDER):
-        yield name, _runs(slices, number) if orders else []
+
+
+def _passes(slices: Part, names: tuple[str, ...]) -> list[tuple[str, list[Part]]]:
+    """Ways to split slices where numbers that order them run through the places again and again."""
+    return [(name, _runs(slices, ORDER.index(name))) for name in names]
 
 
 def _text(name: str, image: Part, order: int) -> str:
@@ -157,8 +169,8 @@ def _one_volume(one: Part, other: Part) -> bool:
     ]
     if min(inside) <= 1:
         return True
-    both = np.concatenate([first, second])
-    return _plain(both) and _side_by_side(both, _thickness([*one, *other]))
+    both = [*one, *other]
+    return _plain(_heights(both)) and _side_by_side(both)
 
 
 def _whole(part: Part) -> bool:
@@ -177,12 +189,21 @@ def _regular(heights: Heights) -> bool:
     return bool((np.abs(steps - middle) <= max(STEP_TOLERANCE * float(middle), ROUNDING)).all())
 
 
-def _side_by_side(heights: Heights, thickness: float | None) -> bool:
+def _nearly_regular(image: Part) -> bool:
+    """Whether all but a few steps are alike: an acquisition that lacks slices, not some of the slices of another."""
+    steps = np.diff(np.sort(_heights(image)))
+    middle = np.median(steps) if steps.size else 0.0
+    odd = np.count_nonzero(np.abs(steps - middle) > max(STEP_TOLERANCE * float(middle), ROUNDING))
+    return len(image) >= LEAST and bool(odd <= FEW_ODD * len(steps))
+
+
+def _side_by_side(slices: Part) -> bool:
     """Whether slices lie as those of one acquisition do: each next to the last, but for some that are missing."""
-    steps = np.diff(np.sort(heights))
+    steps, thickness = np.diff(np.sort(_heights(slices))), _thickness(slices)
     if not steps.size:
         return True
-    if thickness is None or not CLOSEST * thickness <= float(steps.min()) <= FURTHEST * thickness:
+    furthest = FURTHEST.get(slices[0].modality, np.inf)
+    if thickness is None or not CLOSEST * thickness <= float(steps.min()) <= furthest * thickness:
         return False
     multiples = steps / np.median(steps)
     return bool((np.abs(multiples - np.rint(multiples)) < 0.05).all()) and float(multiples.min()) > 0.5
@@ -193,9 +214,8 @@ def _distinct(heights: Heights) -> int:
 
 
 def _thickness(slices: Part) -> float | None:
-    """The least, in mm, None if one is absent."""
-    given = [item.thickness for item in slices]
-    return None if None in given else min(mm for mm in given if mm is not None)
+    """The least that is given, in mm, None if all are absent."""
+    return min((item.thickness for item in slices if item.thickness is not None), default=None)
 
 
 def _heights(slices: Part) -> Heights:
@@ -222,7 +242,7 @@ def _combs(slices: Part) -> int:
         if len(combs) > 1 and min(map(len, combs)) >= LEAST:
             low, high = max(comb[0] for comb in combs), min(comb[-1] for comb in combs)
             dense = [item for item, height in zip(slices, _heights(slices), strict=True) if low <= height <= high]
-            if len(dense) >= LEAST and not _side_by_side(_heights(dense), _thickness(dense)):
+            if len(dense) >= LEAST and not _side_by_side(dense):
                 return len(combs)
     return 1
 

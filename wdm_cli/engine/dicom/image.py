@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,8 @@ from wdm_cli.engine.dicom.meaning import LUT
 IMAGE = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 """Modality -> the SOP class of its single images; those of multi-frame images begin with it and a further part."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-MOST_SCOUTS = 60  # images in three planes; more are volumes
+MOST_SCOUTS = 60  # images in three planes, or called loc; more are volumes
+LARGE_SCOUT = re.compile("scout|survey|locali[sz]er")  # such as AAHead_Scout, a volume of 128
 PARALLEL = 0.8  # cosine between normals
 MAX_PIXEL = 10.0  # mm
 MAX_SIDE = 4096  # pixels
@@ -46,7 +48,7 @@ def is_scout_series(slices: list[Slice]) -> bool:
     if slices[0].modality != "MR":
         return False
     if all(item.scout for item in slices):
-        return True
+        return len(slices) <= MOST_SCOUTS or bool(LARGE_SCOUT.search(slices[0].protocol))
     if len(slices) > MOST_SCOUTS:
         return False
     normals: list[npt.NDArray[np.float64]] = []

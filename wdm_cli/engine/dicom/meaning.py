@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 LUT = "values go through a ModalityLUTSequence, which is not read"
-HU_UNITS = {"HU", "[HNSF'U]", "HNSF'U"}
+HU_UNITS = {"HU", "[HNSF'U]", "HNSF'U", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"}
 NO_UNITS = {"", "US", "1", "UNSPECIFIED", "NORMALIZED", "NO UNITS", "NONE"}
 NO_MAGNITUDE_UNITS = {"RAD", "RADIANS", "MRAD", "MILLIRADIALS", "DEG", "HZ", "PPM", "CM/S", "MM/S"}
 NOT_HU = re.compile(
