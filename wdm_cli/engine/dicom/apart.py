@@ -23,20 +23,20 @@ CLOSEST = 0.75  # times the thickness; what is closer overlaps
 FURTHEST = {"CT": 2.0, "MR": np.inf}  # times the thickness; samples of a lung leave so much out, MR in turn may too
 FEW_ODD = 0.2  # share of the steps of an acquisition that lacks slices
 SURE = ORDER[:-1]  # times of reconstruction may run through regular places in any order
+MOST_IMAGES = 8  # images under one UID that become cases; more are a time or diffusion series
 MOST_PARTS = 64  # more values of a tag are a number for every slice
 LEAST = 4  # slices of an acquisition that is recognised by its places alone
 Part = list[Slice]
 Heights = npt.NDArray[np.float64]
 
 
-def acquisitions(slices: Part, most: int) -> list[tuple[str, Part]]:
+def acquisitions(slices: Part) -> list[tuple[str, Part]]:
     """The acquisitions among slices of one direction, each with the NAME=VALUE that tells it; one if they are one.
 
-    Args:
-        most: how many may be told apart; more are a time series, which stays together.
+    More than MOST_IMAGES are a time series, which stays together.
     """
     told = _told(_once(slices))
-    if not 1 < len(told) <= most or not all(_whole(part) for _, part in told):
+    if not 1 < len(told) <= MOST_IMAGES or not all(_whole(part) for _, part in told):
         return [("", slices)]
     names = {id(item): name for name, part in told for item in part}
     copies = {item.instance or id(item): names[id(item)] for _, part in told for item in part}
@@ -58,11 +58,12 @@ def entangled(slices: Part) -> str:
     passes = [(name, images) for name, images in passes if sum(map(_nearly_regular, images)) > 1]
     for name, images in [*marked, *passes]:
         if len(images) > 1:
-            what = f"{len(images)} acquisitions ({name}) under one series UID"
+            count = len(images) if len(images) <= MOST_IMAGES else f"more than {MOST_IMAGES}"
+            what = f"{count} acquisitions ({name}) under one series UID"
             return f"{what} lie doubly or between each other, so that none is known to be whole"
-    count = _combs(slices)
-    if count > 1:
-        return f"{count} acquisitions lie between each other under one series UID, and no tag tells them apart"
+    combs = _combs(slices)
+    if combs > 1:
+        return f"{combs} acquisitions lie between each other under one series UID, and no tag tells them apart"
     return ""
 
 
@@ -147,9 +148,11 @@ def _runs(slices: Part, number: int) -> list[Part]:
 
 
 def _joined(parts: list[Part]) -> list[Part]:
-    """Parts that continue exactly one image joined to it."""
+    """Parts that continue exactly one image joined to it; of too many images not all."""
     images: list[Part] = []
     for part in parts:
+        if len(images) > MOST_IMAGES:
+            break
         fitting = [image for image in images if _one_volume(image, part)]
         if len(fitting) > 1:
             fitting = [image for image in fitting if _plain(_heights([*image, *part]))]

@@ -16,11 +16,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from wdm_cli.engine.dicom.apart import SAME_PLACE, acquisitions
+from wdm_cli.engine.dicom.apart import MOST_IMAGES, SAME_PLACE, acquisitions
 from wdm_cli.engine.dicom.geometry import directions
 from wdm_cli.engine.dicom.headers import Slice
 
-MOST_IMAGES = 8  # images under one UID that become cases; more are a time or diffusion series
 SAME_DIRECTION = 0.02
 SAME_NUMBER = 0.01  # share by which a tag may differ between the slices of one image
 Part = list[Slice]
@@ -105,7 +104,7 @@ def _acquisitions(image: Part) -> list[Part]:
     same = [item for item in image if item.orientation in alike]
     if not same or any(item.position is None for item in same):
         return [image]
-    found = acquisitions(same, MOST_IMAGES)
+    found = acquisitions(same)
     if len(found) == 1:
         return [image]
     parts = [[replace(item, contrast=(*item.contrast, text)) for item in part] for text, part in found]

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from wdm_cli.engine.dicom.apart import doubled, entangled, first_made
+from wdm_cli.engine.dicom.apart import MOST_IMAGES, doubled, entangled, first_made
 from wdm_cli.engine.dicom.geometry import Geometry, is_frame
-from wdm_cli.engine.dicom.grouping import MOST_IMAGES, SAME_DIRECTION, mixed
+from wdm_cli.engine.dicom.grouping import SAME_DIRECTION, mixed
 from wdm_cli.engine.dicom.headers import Slice
 from wdm_cli.engine.dicom.image import is_localizer, is_phase, is_scout_series, kind_problem, unusable_image
 from wdm_cli.engine.errors import ConfigError
