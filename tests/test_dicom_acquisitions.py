@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable
@@ -50,7 +51,14 @@ def phases(folder: Path, *kinds: Tags, shift: float = 0.0, mr: bool = False, sli
 
 def planned(folder: Path, policy: Policy, mr: bool = False) -> Plan:
     target = NATIVE if mr else TARGET
-    return (plan_mr if mr else plan_lidc)(scan(folder), folder, policy, target)
+    found = headers(folder, tuple(sorted(path.name for path in folder.iterdir())))
+    return (plan_mr if mr else plan_lidc)(found, folder, policy, target)
+
+
+@functools.lru_cache(maxsize=2)
+def headers(folder: Path, names: tuple[str, ...]) -> list[Any]:
+    """What the files say, read once for all policies; `names` so that a file that went is noticed."""
+    return list(scan(folder))
 
 
 def is_mixed(job: Any) -> bool:
