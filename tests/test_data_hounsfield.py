@@ -29,6 +29,8 @@ def chest() -> np.ndarray:
         np.where(chest() > 600, 20000, chest()),  # metal
         chest()[8:-8, 8:-8],  # hardly any air around the body
         chest().clip(-160, 240),  # a soft-tissue window, still HU
+        chest().clip(-100, 1000),
+        np.where(chest() > 0, chest(), -1024).clip(-1024, 80),  # all but the organ masked away
     ],
 )
 def test_ct_is_hu(hu: np.ndarray) -> None:
@@ -42,6 +44,9 @@ def test_ct_is_hu(hu: np.ndarray) -> None:
         (((chest() + 1000) / 2000).clip(0, 1), r"\[0, 1\]"),
         (chest() + 1024, "HU \\+ 1024"),  # stored without the intercept
         (((chest() + 1000) / 2000).clip(0, 1) * 255, "no air"),  # 8 bits
+        (np.where(np.arange(32) < 4, -2000, chest() + 1024), "with padding"),  # padding, kept or added, hides the shift
+        (np.where(np.arange(32) < 4, -1024, chest() + 1000), "with padding"),
+        (np.where(np.arange(32) < 4, -3024, chest() + 1024), "with padding"),
         (chest() - 1024, "soft tissue"),  # the intercept applied twice
         (-chest(), "denser than bone"),  # the sign lost
         (np.where(chest() < -900, 0, 20 + chest() * 0), "no air"),  # an iodine map

@@ -20,6 +20,7 @@ DENSE = 500.0
 AIR_LIKE = (-1100.0, -900.0)
 PADDING = -1900.0  # what scanners and viewers write outside the circle: −2000, −2048, −3024
 LEAST_TISSUE, MOST_DENSE = 0.01, 0.6  # shares of the voxels
+LEAST_BETWEEN, SOME_DENSE = 0.001, 0.05
 LEAST_AIR, CLEARLY_TISSUE = 0.05, 0.02
 
 
@@ -33,6 +34,7 @@ class Census:
     tissue: int = 0
     dense: int = 0
     air: int = 0
+    between: int = 0  # skin, fat and lung: above air, below SOFTEST
 
     @classmethod
     def of(cls, array: npt.NDArray[Any]) -> Census:
@@ -49,6 +51,7 @@ class Census:
         self.total += values.size
         self.tissue += int(np.count_nonzero((values > TISSUE[0]) & (values < TISSUE[1])))
         self.dense += int(np.count_nonzero(values > DENSE))
+        self.between += int(np.count_nonzero((values >= AIR_LIKE[1]) & (values < SOFTEST)))
         in_air = (values > AIR_LIKE[0]) & (values < AIR_LIKE[1])
         self.air += int(np.count_nonzero(in_air | (values < PADDING)))
 
@@ -67,6 +70,10 @@ class Census:
             return f"{span} (no air, nothing below {SOFTEST:g}): shifted, as HU + 1024, or of another unit?"
         if self.dense > MOST_DENSE * self.total:
             return f"{span} ({self.dense / self.total:.0%} above {DENSE:g}, denser than bone): of another unit or sign?"
+        gap = self.low <= AIR_LIKE[1] and self.between < LEAST_BETWEEN * self.total
+        if gap and self.dense > SOME_DENSE * self.total:
+            empty = f"nothing between {AIR_LIKE[1]:g} and {SOFTEST:g}, where skin, fat and lung lie"
+            return f"{span} ({empty}, but {self.dense / self.total:.0%} above {DENSE:g}): shifted, with padding below?"
         if self.tissue < LEAST_TISSUE * self.total:
             between = f"between {TISSUE[0]:g} and {TISSUE[1]:g}, where soft tissue lies"
             return f"{span} (only {self.tissue / self.total:.1%} {between}): shifted, or of another unit?"
