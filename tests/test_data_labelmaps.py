@@ -57,8 +57,13 @@ def patches(values: int) -> np.ndarray:
 def test_label_maps_by_content() -> None:
     assert "two values" in by_content((phantom(0, 24).array > 300).astype(np.float32))
     assert "two values" in by_content((np.random.default_rng(0).random((9, 9, 9)) > 0.5) * np.float32(255))
-    for values in (3, 5, 40, 117):
+    for scale in (0.5, 1 / 255):  # masks that were scaled
+        assert "two values" in by_content((phantom(0, 24).array > 300) * np.float32(scale))
+    for values in (5, 40, 117):
         assert "in patches" in by_content(patches(values)), values
+    scattered = np.random.default_rng(0).random((9, 9, 9))
+    for classes in (3, 4):  # tissue classes, however thin
+        assert f"{classes} whole numbers only" in by_content((scattered * classes).astype(np.uint8).astype(np.float32))
 
 
 def test_images_by_content() -> None:
@@ -127,7 +132,7 @@ def test_a_folder_of_nothing_but_label_maps_says_so(tmp_path: Path) -> None:
     cases = inside.find(tmp_path / "d" / "labelsTr").cases
     assert [case.name for case in cases] == ["c_0", "c_1", "c_2"]
     assert inside.load(cases[0].path).shape == (16, 16, 16)
-    with pytest.raises(DataError, match="in patches"):
+    with pytest.raises(DataError, match="as a label map does"):
         Nifti(image_size=16).load(cases[0].path)
 
 

@@ -1,8 +1,9 @@
 """What is a label map or mask and no image: told by names, and by content where a file is read.
 
 By name: words of the published layouts (nnU-Net, Decathlon, KiTS, TotalSegmentator, BIDS, BraTS, LiTS, FreeSurfer,
-…), as whole words of the file's name or of a folder below the data set's own. By content: two whole numbers
-only, or a few that stand in patches of one value each. Who synthesises label maps takes them (`data.label_maps=take`).
+…), as whole words of the file's name or of a folder below the data set's own. By content: two values or a handful of
+whole numbers only, or more that stand in patches of one value each. Who synthesises label maps takes them
+(`data.label_maps=take`).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ NEGATIONS = word_set(
 SEAM = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?<=[0-9])(?=[A-Z][a-z])")
 
 MOST_LABELS = 500
+FEW_LABELS = 4  # no image has so few grey levels; tissue classes of thin cortex are no patches
 LARGEST = 2**16
 PATCHED = (
     0.7  # share of equal neighbours; real scans stay below 0.2, and below 0.6 with 64 grey levels or doubled voxels
@@ -101,12 +103,15 @@ def _bare(word: str, known: frozenset[str]) -> bool:
 def by_content(array: Array) -> str:
     """What shows that an array holds labels and no image, or nothing.
 
-    Two whole numbers only make a mask. Of label maps most neighbours are equal along every axis, background not
-    counted; noise alone prevents that in images, also where 8 bits, a window or missing planes make them coarse.
+    Two values only make a mask, also where it was scaled; up to FEW_LABELS whole numbers make a label map. Of others
+    most neighbours are equal along every axis, background not counted; noise alone prevents that in images, also where
+    8 bits, a window or missing planes make them coarse.
     """
     import numpy as np
 
     low, high = float(array.min()), float(array.max())
+    if high > low and all(np.all((part == low) | (part == high)) for part in array):
+        return "holds only two values, as a mask does"
     if not (low.is_integer() and high - low < LARGEST):
         return ""
     counts = np.zeros(int(high - low) + 1, np.int64)
@@ -118,8 +123,8 @@ def by_content(array: Array) -> str:
         counts += np.bincount(whole.ravel(), minlength=len(counts))
         if (distinct := int(np.count_nonzero(counts))) > MOST_LABELS:
             return ""
-    if distinct == 2:
-        return "holds only two values, as a mask does"
+    if 1 < distinct <= FEW_LABELS:
+        return f"holds {distinct} whole numbers only, as a label map does"
     if _patched(array, low + float(counts.argmax())) < PATCHED:
         return ""
     return f"holds {distinct} whole numbers in patches, as a label map does"
