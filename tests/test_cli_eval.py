@@ -220,6 +220,17 @@ def test_all_with_the_split_file_says_what_was_held_out(tmp_path):
     assert json.loads(out.read_text())["protocol"]["held_out"]["n"] == 2
 
 
+@pytest.mark.parametrize("listed", ["sample_000004.nii.gz\n", "nobody.nii.gz\n"])
+def test_all_refuses_held_out_volumes_before_it_computes(tmp_path, listed):
+    real, fake = make_folder(tmp_path / "real", 6, seed=1), make_folder(tmp_path / "fake", 2, seed=2)
+    (tmp_path / "held_out.txt").write_text(listed)
+    code, _, err = invoke("eval", "all", "--real", real, "--fake", fake, "--weights", "random", "--device", "cpu",
+                          "--held-out", tmp_path / "held_out.txt")  # fmt: skip
+    assert code == 3
+    assert "features of" not in err
+    assert "MS-SSIM" not in err
+
+
 def test_own_network_needs_trust(folders, tmp_path, monkeypatch):
     real, fake = folders
     (tmp_path / "tiny_net.py").write_text("def build():\n    return lambda v: v.flatten(1)[:, :3]\n")

@@ -241,8 +241,8 @@ def all_scores(
         return
     check_sanity(generated)
     settings = options(seed, quick, workers)
+    train, unseen = open_held_out(held_out, true, fake)  # refused before the scores are computed, not after
     report = follow(evaluate.run_all(generated, true, network, settings, neighbours=k, pairs=pairs))
-    train, unseen = open_held_out(held_out, true, fake)
     copies, _ = follow(evaluate.memorization(train, generated, unseen, network, settings))
     show(report.with_scores_of(copies), out, as_json)
 
