@@ -28,13 +28,14 @@ sys.path.insert(0, str(GOLDEN.parent))
 from golden import recipe  # noqa: E402
 
 from wdm_cli.engine.data.transforms import factors, fit, needed, unit_mr  # noqa: E402
-from wdm_cli.engine.diffusion import clamp_in_image_space, loss, make_schedule  # noqa: E402
+from wdm_cli.engine.diffusion import loss, make_schedule  # noqa: E402
 from wdm_cli.engine.metrics.extractor import load_extractor  # noqa: E402
 from wdm_cli.engine.metrics.fid import frechet_distance  # noqa: E402
 from wdm_cli.engine.metrics.ssim import ms_ssim, prepare  # noqa: E402
 from wdm_cli.engine.models import UNet, WavUNet  # noqa: E402
 from wdm_cli.engine.samplers import DDPM  # noqa: E402
-from wdm_cli.engine.wavelet import decode  # noqa: E402
+from wdm_cli.engine.spaces import Wavelet  # noqa: E402
+from wdm_cli.engine.wavelet import decode, dwt  # noqa: E402
 
 VALUES: dict[str, Any] = json.loads((GOLDEN / "golden.json").read_text())
 KEYS: dict[str, Any] = json.loads((GOLDEN / "official_keys.json").read_text())
@@ -48,7 +49,7 @@ def worst(tensor: torch.Tensor, key: str) -> float:
 
 
 def network(settings: Any, name: str) -> torch.nn.Module:
-    built = settings.build().eval()
+    built = settings.build(8, 8).eval()
     built.load_state_dict(recipe.golden_state_dict(KEYS[name]))
     return built  # type: ignore[no-any-return]
 
@@ -74,7 +75,9 @@ def training_loss() -> float:
     volume = 2 * torch.cat([recipe.smooth_volume(32, 5), recipe.smooth_volume(32, 9)]) - 1
     noise = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(3))
     chain = make_schedule("linear", 1000)
-    bands = loss(network(SMALL, "unet_c32_m12"), volume, noise, torch.tensor([17, 800]), chain)  # type: ignore[arg-type]
+    space = Wavelet()
+    x0, noise = space.encode(volume), dwt(noise).squeeze(2)
+    bands = loss(network(SMALL, "unet_c32_m12"), x0, noise, torch.tensor([17, 800]), chain)  # type: ignore[arg-type]
     expected = np.array(VALUES["loss/unet_c32_m12/size32"]["mse_wav"])
     return float(np.abs(bands.detach().numpy() / expected - 1).max())
 
@@ -87,7 +90,7 @@ def sampling() -> float:
         return torch.randn(like.shape, generator=stream)
 
     noise, denoise = draw(torch.empty(1, 8, 16, 16, 16)), network(SMALL, "unet_c32_m12")
-    *_, coeffs = DDPM(steps=25).run(denoise, noise, make_schedule("linear", 1000), clamp_in_image_space, draw)  # type: ignore[arg-type]
+    *_, coeffs = DDPM(steps=25).run(denoise, noise, make_schedule("linear", 1000), Wavelet().clamp, draw)  # type: ignore[arg-type]
     return worst((decode(coeffs) + 1) / 2, "sample/unet_c32_m12/size32/ddpm25/seed42")
 
 

@@ -44,7 +44,7 @@ class Noise:
 
 
 def forward(preset: Preset) -> None:
-    network = preset.model.build().eval()
+    network = preset.network().eval()
     with torch.inference_mode():
         network(torch.randn(1, 8, *(side // 2 for side in preset.data.shape)), torch.tensor([500]))
 

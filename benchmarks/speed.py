@@ -100,8 +100,8 @@ def compiled_by_torch(preset: Preset, mode: str) -> Iterator[None]:
     """Networks that are built meanwhile are compiled at their first call."""
     build = type(preset.model).build
 
-    def build_and_compile(settings: Any) -> Any:
-        network = build(settings)
+    def build_and_compile(settings: Any, *channels: int) -> Any:
+        network = build(settings, *channels)
         network.compile(mode=mode)
         return network
 

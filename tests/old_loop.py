@@ -35,7 +35,7 @@ class OldTrainer:
         settings = preset.train
         self.preset, self.volumes = preset, volumes
         torch.manual_seed(settings.seed)
-        self.network = preset.model.build()
+        self.network = preset.network()
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
@@ -85,7 +85,7 @@ class OldTrainer:
         return torch.cat(times), torch.cat(noises)
 
     def losses(self, volume: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        wavelet = self.preset.diffusion.wavelet
+        wavelet = self.preset.space.wavelet
         x0 = encode(volume, wavelet)
         alpha_bar = self.schedule.alpha_bar[t].view(-1, 1, 1, 1, 1)
         noised = alpha_bar.sqrt().float() * x0 + (1 - alpha_bar).sqrt().float() * dwt(noise, wavelet).squeeze(2)
@@ -103,7 +103,7 @@ class OldTrainer:
 def old_generate(network: Any, preset: Preset, seeds: list[int], precision: str = "float32") -> np.ndarray:
     """[n, D, H, W] in [−1, 1], all in one batch, row i from a generator of its own."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    wavelet, sides = preset.diffusion.wavelet, [side // 2 for side in preset.data.shape]
+    wavelet, sides = preset.space.wavelet, [side // 2 for side in preset.data.shape]
 
     def draw(like: Tensor) -> Tensor:
         return torch.stack([torch.randn(like.shape[1:], generator=g) for g in generators])

@@ -26,7 +26,8 @@ from wdm_cli.engine.chart import (
     svg,
 )
 from wdm_cli.engine.curves import draw_progress, of_training
-from wdm_cli.engine.metrics_log import COLUMNS, read_metrics
+from wdm_cli.engine.metrics_log import columns_of, read_metrics
+from wdm_cli.engine.spaces import Wavelet
 
 SIZE = (460, 260)
 FALLING = Chart("loss", (Line("a", [1, 10, 100], [1.0, 0.1, 0.01]),), log=True, log_x=True)
@@ -106,7 +107,9 @@ def test_ticks_are_round_and_few() -> None:
 
 def test_progress_png_shows_curves_and_the_newest_preview(tmp_path: Path) -> None:
     rows = [",".join(map(str, [step, *[0.5 / step] * 9, 1.0, 1e-5, 0.1, 0])) for step in range(1, 60)]
-    (tmp_path / "metrics.csv").write_text("\n".join([",".join(COLUMNS), *rows, "60,0.1"]))  # a kill's half line
+    (tmp_path / "metrics.csv").write_text(
+        "\n".join([",".join(columns_of(Wavelet.columns)), *rows, "60,0.1"])
+    )  # a kill's half line
     metrics = read_metrics(tmp_path / "metrics.csv")
     assert metrics["step"].tolist() == list(range(1, 60))
     assert [len(chart.lines) for chart in of_training(metrics)] == [1, 8, 1, 1]

@@ -45,7 +45,7 @@ UNET = WNET | {"name": "unet", "model": WNET["model"] | {"kind": "unet"}}  # typ
 def official(official_keys: dict[str, Any]) -> OrderedDict[str, torch.Tensor]:
     """As the official code saves the WavU-Net: the doubled block under both of its names."""
     state = golden_state_dict(official_keys["wnet_c32_m12"])
-    for name, twin in twin_names(from_dict(WNET).model.build()).items():
+    for name, twin in twin_names(from_dict(WNET).network()).items():
         state[name] = state[twin]
     return OrderedDict(state)
 
@@ -60,7 +60,7 @@ def refused(path: Path, preset: dict[str, Any] | None = None) -> CheckpointError
 @pytest.mark.parametrize("names", ["both", "first", "second"])
 def test_official_weights_load_with_doubled_names_under_either(names: str, official: Any, tmp_path: Path) -> None:
     preset = from_dict(WNET)
-    twins = twin_names(preset.model.build())
+    twins = twin_names(preset.network())
     assert len(twins) > 10
     drop = {"both": [], "first": list(twins.values()), "second": list(twins)}[names]
     torch.save(OrderedDict((k, v) for k, v in official.items() if k not in drop), tmp_path / "brats.pt")
@@ -105,18 +105,18 @@ def test_export_of_a_run_carries_affine_step_and_ema(tmp_path: Path) -> None:
 def test_of_two_names_that_differ_the_second_counts(official: Any, tmp_path: Path) -> None:
     """The official code loads one name after the other, so the second stays; the golden recipe makes such files."""
     preset = from_dict(WNET)
-    second, first = next(iter(twin_names(preset.model.build()).items()))
+    second, first = next(iter(twin_names(preset.network()).items()))
     torch.save(official | {second: official[first] + 1}, tmp_path / "a.pt")
     found = read(tmp_path / "a.pt")
-    assert differing_twins(found.weights, preset.model) == [second]
-    assert differing_twins(official, preset.model) == []
+    assert differing_twins(found.weights, preset) == [second]
+    assert differing_twins(official, preset) == []
     state = build_network(found, preset)[0].state_dict()
     assert torch.equal(state[first], official[first] + 1)
     assert torch.equal(state[second], state[first])
 
 
 def test_what_does_not_fit_is_refused_with_counts_and_names(official: Any, tmp_path: Path) -> None:
-    path, twins = tmp_path / "a.pt", twin_names(from_dict(WNET).model.build())
+    path, twins = tmp_path / "a.pt", twin_names(from_dict(WNET).network())
     names = [name for name in official if name not in twins and name not in twins.values()]
 
     def with_changes(changes: dict[str, Any]) -> str:

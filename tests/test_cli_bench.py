@@ -11,7 +11,7 @@ from command import sets, wdm
 from small import SETS, small
 
 from wdm_cli.engine.bench import flops_of, timed
-from wdm_cli.engine.preset import Diffusion
+from wdm_cli.engine.spaces import Wavelet
 
 
 def test_bench_measures_everything_and_says_against_what() -> None:
@@ -46,8 +46,8 @@ def test_flops_are_those_of_the_convolutions() -> None:
 
 def test_flops_of_wavelets_that_are_matrix_products() -> None:
     preset = small(model__dropout=0.0)
-    haar, other = (flops_of(dataclasses.replace(preset, diffusion=Diffusion(wavelet=w)))[0] for w in ("haar", "db2"))
-    assert haar < other < 1.2 * haar
+    haar, other = (flops_of(dataclasses.replace(preset, space=Wavelet(wavelet=w)))[0] for w in ("haar", "db2"))
+    assert haar < other < 1.2 * haar  # of one volume, into the space of the network and its noise
 
 
 def test_timed_gives_the_median_of_the_runs() -> None:

@@ -150,7 +150,7 @@ def test_only_the_first_of_several_processes_shows_a_dry_run(heads: Path, monkey
 
 
 def test_a_wavelet_other_than_haar(heads: Path, tmp_path: Path) -> None:
-    result = train(heads, tmp_path / "run", "--steps", 2, "--set", "diffusion.wavelet=db2")
+    result = train(heads, tmp_path / "run", "--steps", 2, "--set", "space.wavelet=db2")
     assert result.code == 0, result.err
 
 

@@ -116,7 +116,8 @@ MUTATIONS: dict[str, list[Any]] = {
     "diffusion.schedule": ["quadratic"],
     "diffusion.steps": [1, 10**9],
     "diffusion.beta_end": [2.0, 1e-5],
-    "diffusion.wavelet": ["bior2.2", "nonsense"],
+    "space.wavelet": ["bior2.2", "nonsense"],
+    "space.kind": ["latent"],
     "data.image_size": [0, 33, [32, 32], [32, 32, 31], "big", -32, True],
     "data.intensity": ["hounsfield"],
     "data.window": [[1, 1], [float("-inf"), 0.0]],
@@ -147,7 +148,7 @@ def test_a_bad_value_is_refused_by_its_path(path: str, value: Any) -> None:
     tables = {k: dict(v) if isinstance(v, dict) else v for k, v in BASE.items()}
     table, dot, key = path.partition(".")
     if dot:
-        tables[table][key] = value
+        tables.setdefault(table, {})[key] = value
     else:
         tables[table] = value
     with pytest.raises(ConfigError, match=path) as caught:
@@ -177,7 +178,7 @@ paths = st.sampled_from([(table, key) for table, keys in BASE.items() if isinsta
 def test_mutated_presets_are_valid_or_refused(changes: list[tuple[tuple[str, str], Any]]) -> None:
     tables = {k: dict(v) if isinstance(v, dict) else v for k, v in BASE.items()}
     for (table, key), value in changes:
-        tables[table][key] = value
+        tables.setdefault(table, {})[key] = value
     try:
         preset = from_dict(tables)
     except ConfigError:
@@ -235,7 +236,7 @@ def test_values_of_set_are_toml_or_text(text: str) -> None:
 def test_shipped_presets_build_and_survive_their_own_file(name: str) -> None:
     preset = resolve(name).preset
     with torch.device("meta"):
-        network = preset.model.build()
+        network = preset.network()
     assert sum(p.numel() for p in network.parameters()) > 10_000
     assert preset.name == name
     assert preset.description

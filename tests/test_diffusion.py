@@ -7,9 +7,10 @@ import pytest
 import torch
 from golden.recipe import golden_state_dict, smooth_volume
 
-from wdm_cli.engine.diffusion import add_noise, clamp_in_image_space, loss, make_schedule
+from wdm_cli.engine.diffusion import add_noise, loss, make_schedule
 from wdm_cli.engine.models import UNet
-from wdm_cli.engine.wavelet import decode, encode
+from wdm_cli.engine.spaces import Wavelet
+from wdm_cli.engine.wavelet import decode, dwt, encode
 
 
 def test_golden_schedule(golden: dict[str, Any]) -> None:
@@ -29,11 +30,12 @@ def test_golden_schedule(golden: dict[str, Any]) -> None:
 
 def test_golden_loss_and_gradients(golden: dict[str, Any], official_keys: dict[str, Any]) -> None:
     expected = golden["loss/unet_c32_m12/size32"]
-    network = UNet(base_channels=32, channel_multipliers=(1, 2)).build()
+    network = UNet(base_channels=32, channel_multipliers=(1, 2)).build(8, 8)
     network.load_state_dict(golden_state_dict(official_keys["unet_c32_m12"]))
     volume = 2 * torch.cat([smooth_volume(32, 5), smooth_volume(32, 9)]) - 1
     noise = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(3))
-    bands = loss(network, volume, noise, torch.tensor([17, 800]), make_schedule("linear", 1000))
+    x0, noise = encode(volume), dwt(noise).squeeze(2)
+    bands = loss(network, x0, noise, torch.tensor([17, 800]), make_schedule("linear", 1000))
     bands.mean().backward()
     np.testing.assert_allclose(bands.detach().numpy(), expected["mse_wav"], rtol=1e-5)
     assert bands.mean().item() == pytest.approx(expected["loss"], rel=1e-5)
@@ -81,4 +83,4 @@ def test_noise_keeps_unit_variance() -> None:
 
 def test_clamping_acts_on_voxels() -> None:
     volume = 3 * torch.randn(1, 1, 8, 8, 8)
-    torch.testing.assert_close(decode(clamp_in_image_space(encode(volume))), volume.clamp(-1, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(decode(Wavelet().clamp(encode(volume))), volume.clamp(-1, 1), atol=1e-5, rtol=0)

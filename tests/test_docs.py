@@ -181,7 +181,7 @@ def test_presets_table() -> None:
     for name, count in rows.items():
         if count[0].isdigit():
             with torch.device("meta"):
-                network = resolve(name).preset.model.build()
+                network = resolve(name).preset.network()
             assert sum(p.numel() for p in network.parameters()) == int(count.replace(",", ""))
 
 

@@ -80,7 +80,7 @@ def test_any_wavelet_can_be_estimated(wavelet: str) -> None:
 def test_the_rule_of_thumb_errs_upwards(name: str) -> None:
     preset = resolve(name, sets=["train.batch_size=2"]).preset
     with torch.device("meta"):
-        network = preset.model.build()
+        network = preset.network()
     exact = estimate(preset).training
     assert exact < at_most(network, preset, training=True, batch_size=2) < 2 * exact
 
@@ -103,7 +103,7 @@ def test_the_rule_of_thumb_errs_upwards_for_unusual_networks(kind: str, model: d
     settings["model"] |= model
     preset = from_dict(settings)
     with torch.device("meta"):
-        network = preset.model.build()
+        network = preset.network()
     exact = estimate(preset).training
     assert exact < at_most(network, preset, training=True, batch_size=2) < 2 * exact
 
@@ -124,7 +124,7 @@ def test_settings_that_save_memory_save_memory() -> None:
     plain = estimate(from_dict(tables()))
     for changes in ({"checkpointing": True}, {"accumulate": 2}, {"precision": "bf16"}):
         assert estimate(from_dict(tables(**changes))).activations < 0.7 * plain.activations, changes
-    assert plain.parameters == sum(p.numel() for p in from_dict(tables()).model.build().parameters())
+    assert plain.parameters == sum(p.numel() for p in from_dict(tables()).network().parameters())
 
 
 def test_the_size_of_a_checkpoint(tmp_path: Any) -> None:

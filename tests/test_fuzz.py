@@ -21,7 +21,7 @@ PRESET = from_dict({
     "model": {"kind": "unet", "base_channels": 2, "channel_multipliers": [1], "res_blocks": 1, "groups": 1},
     "data": {"kind": "nifti", "image_size": 2},
 })  # fmt: skip
-STATE = PRESET.model.build().state_dict()
+STATE = PRESET.network().state_dict()
 BUFFER = io.BytesIO()
 torch.save(dict(STATE), BUFFER)
 SOUND = BUFFER.getvalue()

@@ -10,14 +10,14 @@ import torch
 from golden.recipe import digest, golden_state_dict
 from small import small
 
-from wdm_cli.engine import generate as generate_module
 from wdm_cli.engine.errors import CheckpointError, OutOfMemoryError
 from wdm_cli.engine.generate import Denoised, Sample, generate
 from wdm_cli.engine.preset import Preset, from_dict
+from wdm_cli.engine.spaces import Wavelet
 
 
 def network_of(preset: Preset) -> Any:
-    network = preset.model.build().eval()
+    network = preset.network().eval()
     draw = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=draw)
@@ -42,7 +42,7 @@ def test_the_stream_is_the_official_one(golden: dict[str, Any], official_keys: d
         "data": {"kind": "brats", "image_size": 32},
         "sample": {"kind": "ddpm", "steps": 25},
     })  # fmt: skip
-    network = preset.model.build().eval()
+    network = preset.network().eval()
     network.load_state_dict(golden_state_dict(official_keys["unet_c32_m12"]))
     expected = golden["sample/unet_c32_m12/size32/ddpm25/seed42"]
     volume = make((network, preset), [0], seed=42)[0]
@@ -101,6 +101,6 @@ def test_too_little_memory(model: Any, monkeypatch: Any) -> None:
     def fail(*args: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
 
-    monkeypatch.setattr(generate_module, "clamp_in_image_space", fail)
+    monkeypatch.setattr(Wavelet, "clamp", fail)
     with pytest.raises(OutOfMemoryError, match=r"small at 16×16×16, 4 volumes(.|\n)*3\.00 GiB(.|\n)*--batch-size 2"):
         make(model, range(4), batch_size=4)

@@ -18,8 +18,9 @@ LAYERS = (
     ("engine/machine.py",),
     ("engine/native/", "engine/draw.py"),
     ("engine/haar.py", "engine/wavelet.py"),
-    ("engine/diffusion.py", "engine/models/", "engine/samplers/", "engine/data/", "engine/dicom/", "engine/picture.py",
-     "engine/claims.py", "engine/safe_load.py", "engine/metrics/", "engine/provenance.py", "engine/device.py"),
+    ("engine/diffusion.py", "engine/models/", "engine/samplers/", "engine/spaces/", "engine/data/", "engine/dicom/",
+     "engine/picture.py", "engine/claims.py", "engine/safe_load.py", "engine/metrics/", "engine/provenance.py",
+     "engine/device.py"),
     ("engine/preset.py",),
     ("engine/checkpoint.py",),
     ("engine/",),
@@ -74,6 +75,7 @@ def test_imports_go_downward(name: str) -> None:
 REGISTRIES = {
     "engine/models": "MODELS",
     "engine/samplers": "SAMPLERS",
+    "engine/spaces": "SPACES",
     "engine/data": "DATASETS",
     "engine/metrics": "METRICS",
 }

@@ -276,7 +276,7 @@ def test_networks_learn_the_same_without_a_compiler(kind: str, precision: Any) -
     losses = []
     for on in (True, False):
         native.switch(on)
-        losses.append([step.bands for step in Trainer(preset, InMemory(preset.data.shape), torch.device("cpu")).run()])
+        losses.append([step.losses for step in Trainer(preset, InMemory(preset.data.shape), torch.device("cpu")).run()])
     assert torch.allclose(*map(torch.tensor, losses), rtol=1e-4 if precision == "float32" else 3e-2)
 
 
@@ -314,7 +314,7 @@ def test_a_network_that_is_first_built_on_the_meta_device_leaves_the_transform_s
     """Its imports happen there too, and constants of modules must not become tensors without data."""
     code = (
         "import torch; from wdm_cli.config import resolve; preset = resolve('tiny').preset\n"
-        "with torch.device('meta'): preset.model.build()\n"
+        "with torch.device('meta'): preset.network()\n"
         "from wdm_cli.engine.wavelet import decode, encode\n"
         "x = torch.randn(1, 1, 8, 8, 8); print(float((decode(encode(x)) - x).abs().max()))"
     )

@@ -24,7 +24,7 @@ OFFICIAL = {
 def test_names_shapes_and_count_are_the_official_ones(name: str, official_keys: dict[str, Any]) -> None:
     settings, count = OFFICIAL[name]
     with torch.device("meta"):
-        network = settings.build()
+        network = settings.build(8, 8)
     state = {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
     assert list(state.items()) == list(official_keys[name].items())
     assert sum(p.numel() for p in network.parameters()) == count
@@ -32,7 +32,7 @@ def test_names_shapes_and_count_are_the_official_ones(name: str, official_keys: 
 
 @pytest.mark.parametrize(("name", "size"), [("ours_unet_128", 32), ("ours_wnet_128", 64)])
 def test_golden_forward(name: str, size: int, golden: dict[str, Any], official_keys: dict[str, Any]) -> None:
-    network = OFFICIAL[name][0].build().eval()
+    network = OFFICIAL[name][0].build(8, 8).eval()
     network.load_state_dict(golden_state_dict(official_keys[name]))
     with torch.no_grad():
         out = network(normal((1, 8, size // 2, size // 2, size // 2), 1), torch.tensor([10]))
@@ -49,7 +49,7 @@ def small(kind: type[NetworkSettings], **changes: Any) -> NetworkSettings:
 
 def randomised(settings: NetworkSettings) -> Any:
     """A network without the zeros it starts with, so that every weight matters."""
-    network = settings.build()
+    network = settings.build(8, 8)
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -59,13 +59,13 @@ def randomised(settings: NetworkSettings) -> Any:
 @pytest.mark.parametrize("kind", MODELS)
 def test_any_shape_that_fits_passes_and_others_are_refused(kind: type[NetworkSettings]) -> None:
     settings = small(kind)
-    m = settings.size_multiple
+    m = 2 * settings.size_multiple
     shape = (m, 2 * m, 3 * m)
-    settings.check_size(shape)
+    settings.check_size(shape, 1)
     x = torch.randn(2, 8, *(side // 2 for side in shape))
-    assert settings.build()(x, torch.tensor([0, 999])).shape == x.shape
+    assert settings.build(8, 8)(x, torch.tensor([0, 999])).shape == x.shape
     with pytest.raises(FieldError, match=f"multiple of {m} .nearest: {m} or {2 * m}"):
-        settings.check_size((m, m + 2, m))
+        settings.check_size((m, m + 2, m), 1)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -86,7 +86,7 @@ def test_checkpointing_changes_no_gradient(kind: type[NetworkSettings]) -> None:
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
 def test_gradients_lie_in_memory_as_the_weights_do(kind: type[NetworkSettings], precision: torch.dtype) -> None:
     """Otherwise autograd copies them, and DDP warns."""
-    network = small(kind).build()
+    network = small(kind).build(8, 8)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         network(torch.randn(1, 8, 8, 8, 8), torch.tensor([3])).square().sum().backward()
     odd = [n for n, p in network.named_parameters() if p.grad is not None and p.grad.stride() != p.stride()]

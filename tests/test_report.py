@@ -23,9 +23,10 @@ from wdm_cli.engine.data.volume import Volume, read_nifti, write_nifti
 from wdm_cli.engine.errors import DataError
 from wdm_cli.engine.evaluate import finish
 from wdm_cli.engine.metrics.volumes import Intensity, open_folder
-from wdm_cli.engine.metrics_log import COLUMNS
+from wdm_cli.engine.metrics_log import columns_of
 from wdm_cli.engine.model_card import write_card
 from wdm_cli.engine.report import Settings, build, look, read_samples, viewer
+from wdm_cli.engine.spaces import Wavelet
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -217,8 +218,9 @@ def test_damaged_folders_get_an_answer(made: Path, tmp_path: Path) -> None:
         assert (result.code, "Traceback" in result.err) == (3, False), result.err
         assert str(run / "run.json") in result.err
     (tmp_path / "data" / "run.json").write_text(json.dumps(about))
-    rest = len(COLUMNS) - 1
-    (tmp_path / "data" / "metrics.csv").write_text("nan" + ",nan" * rest + "\n2" + ",inf" * rest)
+    header = columns_of(Wavelet.columns)
+    rows = "nan" + ",nan" * (len(header) - 1) + "\n2" + ",inf" * (len(header) - 1)
+    (tmp_path / "data" / "metrics.csv").write_text(f"{','.join(header)}\n{rows}")
     assert "nothing to show yet" in report(tmp_path / "data").text
     steps = {"cells": {"a": {"sampler": "ddpm", "steps": 5, "scores": {"kid": {"value": "much"}}}}}
     (tmp_path / "steps.json").write_text(json.dumps(steps))

@@ -14,9 +14,10 @@ from small import digest, small, trainer
 from wdm_cli.engine import native
 from wdm_cli.engine.errors import CheckpointError, ConfigError, ResourceError
 from wdm_cli.engine.files import locked
-from wdm_cli.engine.metrics_log import COLUMNS
+from wdm_cli.engine.metrics_log import columns_of
 from wdm_cli.engine.preset import FieldError, Preset
 from wdm_cli.engine.run import Resumed, Saved, checkpoint_files, latest_checkpoint, newest_run, train
+from wdm_cli.engine.spaces import Wavelet
 from wdm_cli.engine.train import TrainStep
 
 
@@ -153,12 +154,12 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     go(tmp_path, 20)
     assert [row["step"] for row in rows(tmp_path)] == ["5", "10", "15", "20"]
     assert path.read_text().startswith(whole)
-    assert tuple(rows(tmp_path)[0]) == COLUMNS
+    assert tuple(rows(tmp_path)[0]) == columns_of(Wavelet.columns)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_its_metrics_anew(tmp_path: Path) -> None:
-    header = ",".join(COLUMNS)
-    (tmp_path / "metrics.csv").write_text(f"{header}\n5{',0' * (len(COLUMNS) - 1)}\n")
+    header = ",".join(columns_of(Wavelet.columns))
+    (tmp_path / "metrics.csv").write_text(f"{header}\n5{',0' * (len(columns_of(Wavelet.columns)) - 1)}\n")
     go(tmp_path, 5)
     assert [row["step"] for row in rows(tmp_path)] == ["5"]
 

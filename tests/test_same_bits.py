@@ -57,7 +57,7 @@ def test_twelve_steps(network: str, way: str, precision: str) -> None:
     old, new = OldTrainer(preset, HEADS), trainer(preset)
     for record in new.run(lambda: new.step >= 12):
         bands, norm = old.step()
-        assert list(record.bands) == bands
+        assert list(record.losses) == bands
         assert record.grad_norm == norm
     assert new.step == old.done == 12
     assert digest(new) == digest(SimpleNamespace(network=old.network, ema=old.ema, optimizer=old.optimizer))  # type: ignore[arg-type]

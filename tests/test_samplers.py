@@ -6,10 +6,11 @@ import pytest
 import torch
 from golden.recipe import digest, golden_state_dict, smooth_volume
 
-from wdm_cli.engine.diffusion import clamp_in_image_space, make_schedule
+from wdm_cli.engine.diffusion import make_schedule
 from wdm_cli.engine.models import UNet
 from wdm_cli.engine.samplers import DDIM, DDPM, SAMPLERS, DPMSolverPP
 from wdm_cli.engine.samplers.sampler import SpacedSampler
+from wdm_cli.engine.spaces import Wavelet
 from wdm_cli.engine.wavelet import decode, encode
 
 
@@ -32,7 +33,7 @@ def ideal_denoiser(data: torch.Tensor, schedule: Any) -> Any:
 
 @torch.no_grad()
 def test_golden_sampling(golden: dict[str, Any], official_keys: dict[str, Any]) -> None:
-    network = UNet(base_channels=32, channel_multipliers=(1, 2)).build().eval()
+    network = UNet(base_channels=32, channel_multipliers=(1, 2)).build(8, 8).eval()
     network.load_state_dict(golden_state_dict(official_keys["unet_c32_m12"]))
     stream = torch.Generator().manual_seed(42)
 
@@ -40,7 +41,7 @@ def test_golden_sampling(golden: dict[str, Any], official_keys: dict[str, Any]) 
         return torch.randn(like.shape, generator=stream)
 
     noise = draw(torch.empty(1, 8, 16, 16, 16))
-    steps = DDPM(steps=25).run(network, noise, make_schedule("linear", 1000), clamp_in_image_space, draw)
+    steps = DDPM(steps=25).run(network, noise, make_schedule("linear", 1000), Wavelet().clamp, draw)
     found, expected = digest((decode(last(steps)) + 1) / 2), golden["sample/unet_c32_m12/size32/ddpm25/seed42"]
     assert max(abs(a - b) for a, b in zip(found["value"], expected["value"], strict=True)) <= 1e-3
     assert found["mean"] == pytest.approx(expected["mean"], abs=1e-3)
@@ -61,7 +62,7 @@ def test_an_ideal_denoiser_gives_the_data_back(sampler: Any) -> None:
     data = encode(torch.cat([2 * smooth_volume(16, seed) - 1 for seed in (1, 2, 3)]))
     schedule = make_schedule("linear", 1000)
     noise = torch.randn(4, 8, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    chain = sampler.run(ideal_denoiser(data, schedule), noise, schedule, clamp_in_image_space, torch.randn_like)
+    chain = sampler.run(ideal_denoiser(data, schedule), noise, schedule, Wavelet().clamp, torch.randn_like)
     result = last(chain)
     nearest = (result[:, None] - data[None]).abs().amax(dim=(2, 3, 4, 5)).amin(dim=1)
     assert nearest.max() < 1e-4

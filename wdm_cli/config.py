@@ -20,7 +20,7 @@ from typing import Any
 from wdm_cli.engine.data.prepared import stated
 from wdm_cli.engine.errors import ConfigError, DataError
 from wdm_cli.engine.files import printable, read_text
-from wdm_cli.engine.preset import TABLES, Preset, did_you_mean, from_dict, table_class
+from wdm_cli.engine.preset import TABLES, Preset, did_you_mean, from_dict, of_version_0_1, table_class
 
 MAX_CONFIG_BYTES = 2**20
 Tables = dict[str, Any]
@@ -122,7 +122,7 @@ def _laid(layers: Iterable[tuple[str, Tables]]) -> tuple[Tables, dict[str, str]]
     merged: Tables = {}
     sources: dict[str, str] = {}
     for source, tables in layers:
-        _merge(merged, sources, copy.deepcopy(tables), source)
+        _merge(merged, sources, copy.deepcopy(of_version_0_1(tables)), source)
     if isinstance(data := merged.get("data"), dict) and isinstance(data.get("dir"), str):
         data["dir"] = expand_home(data["dir"])
     return merged, sources

@@ -56,7 +56,7 @@ def bench(
 
     chosen = choose_device(device)
     with torch.device("meta"):
-        network = resolved.preset.model.build()
+        network = resolved.preset.network()
     train = resolved.preset.train
     together = train.batch_size // train.accumulate
     make_cpu_fast(chosen, network, resolved.preset, training=True, batch_size=together)

@@ -135,11 +135,11 @@ def settings_of(source: Checkpoint, preset: str | None, sets: list[str], options
     settings = resolve(source.preset.to_dict(), environment=os.environ, sets=sets, options=options).preset
     # a network can fill another grid; what its voxels mean was decided by its data
     trained_on = dataclasses.replace(source.preset.data, image_size=settings.data.image_size, dir=settings.data.dir)
-    fixed = (source.preset.model, source.preset.diffusion, trained_on)
-    if (settings.model, settings.diffusion, settings.data) != fixed:
+    fixed = (source.preset.model, source.preset.space, source.preset.diffusion, trained_on)
+    if (settings.model, settings.space, settings.diffusion, settings.data) != fixed:
         raise ConfigError(
-            f"{source.path}: its model, diffusion and data settings (but data.image_size) are fixed by its training",
-            hint="leave --set and WDM_ variables of model, diffusion and data away",
+            f"{source.path}: model, space, diffusion and data (but data.image_size) are fixed by its training",
+            hint="leave --set and WDM_ variables of model, space, diffusion and data away",
         )
     return settings
 
@@ -170,7 +170,7 @@ def warn_of_differing_names(source: Checkpoint, settings: Preset) -> None:
 
     if source.changes:
         console.note(f"{source.path}: {', '.join(source.changes)}")
-    if names := differing_twins(source.weights, settings.model):
+    if names := differing_twins(source.weights, settings):
         console.warn(
             f"{source.path}: {len(names)} tensors differ under their two names ({names[0]}, …); "
             "the second is taken, as the official code does"

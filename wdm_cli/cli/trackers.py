@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -69,14 +70,12 @@ def open_trackers(names: list[str], run: Path, settings: dict[str, Any], step: i
     return [TensorBoard(run, step) if name == "tb" else WandB(run, settings) for name in names]
 
 
-def scalars(record: TrainStep) -> dict[str, float]:
-    """What a listener gets of a step."""
-    from wdm_cli.engine.metrics_log import BANDS
-
-    bands = {f"loss/{band}": value for band, value in zip(BANDS, record.bands, strict=True)}
+def scalars(record: TrainStep, losses: Sequence[str]) -> dict[str, float]:
+    """What a listener gets of a step; losses: their names."""
+    named = {f"loss/{name}": value for name, value in zip(losses, record.losses, strict=True)}
     return {
         "loss/mean": record.loss,
-        **bands,
+        **named,
         "lr": record.lr,
         "grad_norm": record.grad_norm,
         "seconds": record.seconds,

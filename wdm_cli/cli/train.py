@@ -198,7 +198,7 @@ def follow(trainer: Trainer, resolved: Resolved, run: Path, stop: Any, log: list
             progress.update(record.step, describe(record, trainer.device))
             if record.step % settings.log_every == 0:
                 for tracker in trackers:
-                    tracker.add(record.step, scalars(record))
+                    tracker.add(record.step, scalars(record, trainer.preset.space.columns))
             if record.step % settings.preview_every == 0:
                 write_preview(trainer, run)
     if trackers is not None and trainer.step >= settings.steps:  # after a signal there is no time for it

@@ -19,11 +19,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from wdm_cli.engine.device import as_denoiser, synchronize
-from wdm_cli.engine.diffusion import clamp_in_image_space, loss, make_schedule
-from wdm_cli.engine.models.blocks import COEFF_CHANNELS
+from wdm_cli.engine.diffusion import loss, make_schedule
 from wdm_cli.engine.preset import Preset
 from wdm_cli.engine.train import Trainer, Volumes
-from wdm_cli.engine.wavelet import LLL_SCALE, dwt, idwt
 
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 COPY_BYTES = 2**28
@@ -105,23 +103,22 @@ def limits(preset: Preset, device: torch.device) -> Iterator[Timing]:
 
 
 def transforms(preset: Preset, device: torch.device) -> Iterator[Timing]:
-    """The wavelet transform of one volume and back, with the coefficients in the layout of the network."""
-    volume = torch.randn(1, 1, *preset.data.shape, device=device)
-    wavelet, moved = preset.diffusion.wavelet, 2 * 4 * volume.numel()
-    yield timed("transform", lambda: dwt(volume, wavelet, 1 / LLL_SCALE), device, bytes=moved)
-    coeffs = dwt(volume, wavelet)
-    yield timed("inverse transform", lambda: idwt(coeffs, wavelet, LLL_SCALE), device, bytes=moved)
+    """One volume into the space of the network and back."""
+    volume, space = torch.randn(1, 1, *preset.data.shape, device=device), preset.space
+    moved = 2 * 4 * volume.numel()
+    yield timed("transform", lambda: space.encode(volume), device, bytes=moved)
+    x = space.encode(volume)
+    yield timed("inverse transform", lambda: space.decode(x), device, bytes=moved)
 
 
 @torch.inference_mode()
 def sampling_step(preset: Preset, device: torch.device, steps: int, flops: float) -> Timing:
-    """One pass of the network and the clamping in image space, for one volume in the precision of training."""
-    network = preset.model.build().to(device).eval()
+    """One pass of the network and the clamping of what it gives, for one volume in the precision of training."""
+    network, space = preset.network().to(device).eval(), preset.space
     denoise = as_denoiser(network, preset.train.precision)
-    x_t = torch.randn(1, COEFF_CHANNELS, *(side // 2 for side in preset.data.shape), device=device)
+    x_t = torch.randn(1, space.channels, *space.sides(preset.data.shape), device=device)
     t = torch.tensor([preset.diffusion.steps // 2], device=device)
-    wavelet = preset.diffusion.wavelet
-    return timed("sampling step", lambda: clamp_in_image_space(denoise(x_t, t), wavelet), device, steps, flops=flops)
+    return timed("sampling step", lambda: space.clamp(denoise(x_t, t)), device, steps, flops=flops)
 
 
 def training_step(
@@ -139,14 +136,15 @@ def flops_of(preset: Preset) -> tuple[float, float]:
     Counted over the matrix products and convolutions, forward and backward, on the meta device.
     """
     with torch.device("meta"):
-        network = preset.model.build()
+        network = preset.network()
         volume = torch.empty(1, 1, *preset.data.shape)
         t = torch.zeros(1, dtype=torch.int64)
     schedule = make_schedule(preset.diffusion.schedule, preset.diffusion.steps)
     with FlopCounterMode(display=False) as counter:
-        bands = loss(network, volume, torch.empty_like(volume), t, schedule, preset.diffusion.wavelet)
+        x0, noise = preset.space.encode(volume), preset.space.encode(volume)
+        losses = loss(network, x0, noise, t, schedule)
         forward = counter.get_total_flops()
-        bands.mean().backward()  # type: ignore[no-untyped-call]
+        losses.mean().backward()  # type: ignore[no-untyped-call]
     return float(forward), float(counter.get_total_flops() * preset.train.batch_size)
 
 

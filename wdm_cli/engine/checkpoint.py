@@ -23,7 +23,6 @@ from wdm_cli import __version__
 from wdm_cli.engine.errors import CheckpointError, ConfigError
 from wdm_cli.engine.files import atomic_publish, require_space, sha256_file, write_json
 from wdm_cli.engine.models.blocks import Network
-from wdm_cli.engine.models.settings import NetworkSettings
 from wdm_cli.engine.preset import Preset, from_stored
 from wdm_cli.engine.safe_load import (
     State,
@@ -214,10 +213,10 @@ def twin_names(network: nn.Module) -> dict[str, str]:
     return twins
 
 
-def differing_twins(weights: Mapping[str, Tensor], model: NetworkSettings) -> list[str]:
+def differing_twins(weights: Mapping[str, Tensor], preset: Preset) -> list[str]:
     """Second names whose values are not those of the first; no file of a trained model has any."""
     with torch.device("meta"):
-        twins = twin_names(model.build())
+        twins = twin_names(preset.network())
     both = [(second, first) for second, first in twins.items() if second in weights and first in weights]
     return [second for second, first in both if not torch.equal(weights[second], weights[first])]
 
@@ -249,7 +248,7 @@ def build_network(checkpoint: Checkpoint, preset: Preset | None = None, *, ema: 
     chosen = preset or stored
     assert chosen is not None
     with torch.device("meta"):
-        network: Network = chosen.model.build()
+        network: Network = chosen.network()
     network = network.to_empty(device="cpu")
     weights = checkpoint.ema if ema and checkpoint.ema is not None else checkpoint.weights
     load_weights(network, weights, str(checkpoint.path))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from wdm_cli.engine.chart import Chart, Line, picture
 from wdm_cli.engine.errors import DataError
-from wdm_cli.engine.metrics_log import BANDS, read_metrics
+from wdm_cli.engine.metrics_log import losses_in, read_metrics
 from wdm_cli.engine.picture import BACKGROUND, save_png
 
 TITLES = {
@@ -27,18 +27,21 @@ CHART = (460, 260)
 
 
 def of_training(metrics: dict[str, NDArray[np.float64]]) -> tuple[Chart, ...]:
-    """Loss, loss of each band, learning rate and seconds a step."""
+    """Loss, its parts, learning rate and seconds a step."""
     steps = metrics["step"].tolist()
 
     def line(name: str, column: str) -> Line:
         return Line(name, steps, metrics[column].tolist())
 
-    return (
-        Chart("loss (mean of the bands)", (line("loss", "loss"),), log=True),
-        Chart("loss of each band", tuple(line(band, f"loss_{band}") for band in BANDS), log=True),
+    parts = losses_in(metrics)
+    charts = [
+        Chart("loss (mean of the bands)" if len(parts) > 1 else "loss", (line("loss", "loss"),), log=True),
         Chart("learning rate", (line("lr", "lr"),)),
         Chart("seconds a step", (line("seconds", "seconds"),)),
-    )
+    ]
+    if len(parts) > 1:
+        charts.insert(1, Chart("loss of each band", tuple(line(name, f"loss_{name}") for name in parts), log=True))
+    return tuple(charts)
 
 
 def draw_progress(run: Path, preview: Path | None = None) -> Path:

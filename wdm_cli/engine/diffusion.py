@@ -1,8 +1,8 @@
-"""Gaussian diffusion in wavelet space with prediction of x0 (Friedrich et al. 2024, "WDM").
+"""Gaussian diffusion with prediction of x0, in any space (Ho et al. 2020; Friedrich et al. 2024, "WDM").
 
 Forward: x_t = √ᾱ_t·x0 + √(1−ᾱ_t)·noise (Ho et al. 2020, eq. 4). The network, a *denoiser*
-`denoise(x_t, t) -> x0`, sees coeffs [B, 8, d, h, w] and the original timesteps t [B] (int64) and
-returns the clean coeffs, with LLL divided by 3 throughout (`wavelet.encode`).
+`denoise(x_t, t) -> x0`, sees x_t [B, C, d, h, w] of a space and the original timesteps t [B] (int64) and returns the
+clean x0.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-
-from wdm_cli.engine.wavelet import decode, dwt, encode
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Grid = Literal["linear", "quadratic", "log-snr", "karras"]
@@ -120,28 +118,19 @@ def make_schedule(
 
 
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """x_t for x0, noise [B, 8, d, h, w] and t [B]."""
+    """x_t for x0, noise [B, C, d, h, w] and t [B]."""
     alpha_bar = schedule.alpha_bar.to(t.device)[t].view(-1, *[1] * (x0.dim() - 1))
     return alpha_bar.sqrt().to(x0.dtype) * x0 + (1 - alpha_bar).sqrt().to(x0.dtype) * noise
 
 
-def loss(
-    denoise: Denoiser, volume: Tensor, noise: Tensor, t: Tensor, schedule: Schedule, wavelet: str = "haar"
-) -> Tensor:
-    """Mean squared error of the predicted x0, one value a sub-band.
+def loss(denoise: Denoiser, x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+    """Mean squared error of the predicted x0, one value a channel.
 
     Args:
-        volume: [B, 1, D, H, W] in [−1, 1]. noise: the same shape, standard normal; it is transformed
-            like the volume but not rescaled (orthonormal, hence white again). t: [B] int64.
+        x0: [B, C, d, h, w], clean, of a space. noise: the same shape, standard normal. t: [B] int64.
 
     Returns:
-        [8] in band order; the training loss is its mean.
+        [C]; the training loss is its mean.
     """
-    x0 = encode(volume, wavelet)
-    x_t = add_noise(x0, dwt(noise, wavelet).squeeze(2), t, schedule)
+    x_t = add_noise(x0, noise, t, schedule)
     return (denoise(x_t, t).float() - x0).square().mean(dim=(0, 2, 3, 4))
-
-
-def clamp_in_image_space(coeffs: Tensor, wavelet: str = "haar") -> Tensor:
-    """Coeffs of the same volume with its voxels clamped to [−1, 1]; done at every sampling step."""
-    return encode(decode(coeffs, wavelet).clamp_(-1, 1), wavelet)

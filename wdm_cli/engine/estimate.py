@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from wdm_cli.engine.diffusion import loss, make_schedule
-from wdm_cli.engine.models.blocks import COEFF_CHANNELS, Network
+from wdm_cli.engine.models.blocks import Network
 from wdm_cli.engine.models.settings import NetworkSettings
 from wdm_cli.engine.preset import Preset
 
@@ -41,7 +41,7 @@ def estimate(preset: Preset, *, loops: bool = True) -> Estimate:
     loops: the compiled loops will be at work (`native.at_work`).
     """
     with torch.device("meta"):
-        network = preset.model.build()
+        network = preset.network()
     count = sum(p.numel() for p in network.parameters())
     kept, largest, of_a_block = _saved_bytes(network, preset)
     more = 0 if loops else WITHOUT_LOOPS * largest
@@ -61,7 +61,7 @@ def estimate(preset: Preset, *, loops: bool = True) -> Estimate:
 def checkpoint_bytes(preset: Preset) -> int:
     """Bytes of a checkpoint of this network; at once, because nothing is computed."""
     with torch.device("meta"):
-        network = preset.model.build()
+        network = preset.network()
     return CHECKPOINT * FLOAT * sum(p.numel() for p in network.parameters())
 
 
@@ -87,11 +87,11 @@ def _saved_bytes(network: Network, preset: Preset) -> tuple[int, int, int]:
 
     diffusion = preset.diffusion
     schedule = make_schedule(diffusion.schedule, diffusion.steps)
-    volume = torch.empty(1, 1, *preset.data.shape, device="meta")
+    x0 = torch.empty(1, preset.space.channels, *preset.space.sides(preset.data.shape), device="meta")
     t = torch.zeros(1, dtype=torch.int64, device="meta")
     network.run = run  # type: ignore[method-assign]
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss(network, volume, torch.empty_like(volume), t, schedule, diffusion.wavelet).mean()
+        loss(network, x0, torch.empty_like(x0), t, schedule).mean()
     return sum(sizes.values()), max(sizes.values(), default=0), max(blocks, default=0)
 
 
@@ -110,12 +110,16 @@ def at_most(network: Network, preset: Preset, *, training: bool, batch_size: int
     else:
         copies, tensors = 2, blocks + TRANSIENT_AT_MOST
     weights = FLOAT * sum(p.numel() for p in network.parameters())
-    voxels = math.prod(preset.data.shape) // 8
-    return copies * weights + int(batch_size * tensors * FLOAT * voxels * _channels(model)) + int(LIBRARIES)
+    voxels = math.prod(preset.space.sides(preset.data.shape))
+    return (
+        copies * weights
+        + int(batch_size * tensors * FLOAT * voxels * _channels(model, preset.space.channels))
+        + int(LIBRARIES)
+    )
 
 
-def _channels(model: NetworkSettings) -> float:
+def _channels(model: NetworkSettings, channels: int) -> float:
     """Channels of a tensor at every level, a level's counted as the part of the first that its voxels are."""
-    widths = (COEFF_CHANNELS, *model.widths, *model.widths[-1:] * model.extra_halvings)
+    widths = (channels, *model.widths, *model.widths[-1:] * model.extra_halvings)
     # the way up may still have the channels of the level above, or of the one before
     return sum(max(pair) * 0.125**level for level, pair in enumerate(pairwise(widths)))

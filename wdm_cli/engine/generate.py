@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from wdm_cli.engine.device import Precision, as_denoiser, memory_errors
-from wdm_cli.engine.diffusion import clamp_in_image_space, make_schedule
+from wdm_cli.engine.diffusion import make_schedule
 from wdm_cli.engine.draw import Draw
 from wdm_cli.engine.errors import CheckpointError, OutOfMemoryError
-from wdm_cli.engine.models.blocks import COEFF_CHANNELS, Network
+from wdm_cli.engine.models.blocks import Network
 from wdm_cli.engine.preset import Preset
-from wdm_cli.engine.wavelet import decode
 
 
 @dataclass(frozen=True)
@@ -49,32 +48,26 @@ def generate(
 ) -> Iterator[Denoised | Sample]:
     """Make the samples of these indices with `preset.sample`, on the network's device.
 
-    Each sample draws from a generator of its own, seeded with seed + index: first x_T [8, d, h, w], then
+    Each sample draws from a generator of its own, seeded with seed + index: first x_T [C, d, h, w], then
     one noise a step. On the CPU, in float32 and one at a time, that is the official code's stream.
 
     Raises:
         CheckpointError: the network gives NaN or infinity. OutOfMemoryError: the device is too small.
     """
     device = next(network.parameters()).device
-    diffusion, shape = preset.diffusion, [side // 2 for side in preset.data.shape]
+    diffusion, space = preset.diffusion, preset.space
     schedule = make_schedule(diffusion.schedule, diffusion.steps, diffusion.beta_start, diffusion.beta_end)
     for start in range(0, len(indices), batch_size):
         batch = tuple(indices[start : start + batch_size])
         began = time.perf_counter()
         with memory_errors(lambda reason: out_of_memory(preset, batch_size, reason)):
             draw = Draw([seed + index for index in batch], device)
-            coeffs = draw.normal(COEFF_CHANNELS, *shape)
-            steps = preset.sample.run(
-                as_denoiser(network, precision),
-                coeffs,
-                schedule,
-                lambda coeffs: clamp_in_image_space(coeffs, diffusion.wavelet),
-                draw.like,
-            )
+            x = draw.normal(space.channels, *space.sides(preset.data.shape))
+            steps = preset.sample.run(as_denoiser(network, precision), x, schedule, space.clamp, draw.like)
             for done, x_t in enumerate(steps, 1):
-                coeffs = x_t
+                x = x_t
                 yield Denoised(batch, done, preset.sample.steps)
-            volumes = decode(coeffs, diffusion.wavelet).clamp(-1, 1)[:, 0].cpu().numpy()
+            volumes = space.decode(x).clamp(-1, 1)[:, 0].cpu().numpy()
         if not np.isfinite(volumes).all():
             raise CheckpointError(
                 f"samples {', '.join(map(str, batch))}: the network gave NaN or infinity",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,12 @@ from wdm_cli.engine.errors import DataError, ResourceError
 from wdm_cli.engine.files import read_text, write_error, write_text
 from wdm_cli.engine.train import TrainStep
 
-BANDS = ("LLL", "LLH", "LHL", "LHH", "HLL", "HLH", "HHL", "HHH")
-COLUMNS = ("step", "loss", *(f"loss_{band}" for band in BANDS), "grad_norm", "lr", "seconds", "skipped")
+BEFORE, AFTER = ("step", "loss"), ("grad_norm", "lr", "seconds", "skipped")
+
+
+def columns_of(losses: Sequence[str]) -> tuple[str, ...]:
+    """The header of a run whose losses have these names."""
+    return (*BEFORE, *(f"loss_{name}" for name in losses), *AFTER)
 
 
 def read_metrics(path: Path) -> dict[str, NDArray[np.float64]]:
@@ -25,36 +29,49 @@ def read_metrics(path: Path) -> dict[str, NDArray[np.float64]]:
     Raises:
         DataError: the file is there but cannot be read.
     """
-    rows: list[list[float]] = []
     try:
-        for cells in csv.reader(read_text(path, "replace").splitlines()):
-            with contextlib.suppress(ValueError):  # half a line
-                if len(cells) == len(COLUMNS) and cells[0].isdecimal():
-                    rows.append([float(cell) for cell in cells])
+        header, lines = _lines(path)
     except FileNotFoundError:
-        pass
+        header, lines = [], []
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    table = np.array(rows, np.float64).reshape(-1, len(COLUMNS))
-    return {name: table[:, index] for index, name in enumerate(COLUMNS)}
+    rows = []
+    for cells in lines:
+        with contextlib.suppress(ValueError):  # half a line
+            rows.append([float(cell) for cell in cells])
+    header = header or list(columns_of(()))
+    table = np.array(rows, np.float64).reshape(-1, len(header))
+    return {name: table[:, index] for index, name in enumerate(header)}
+
+
+def losses_in(metrics: Mapping[str, object]) -> list[str]:
+    """The names of a run's losses, from the columns of its metrics.csv."""
+    return [name.removeprefix("loss_") for name in metrics if name.startswith("loss_")]
+
+
+def _lines(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header (empty if there is none) and the whole rows below it."""
+    rows = list(csv.reader(read_text(path, "replace").splitlines()))
+    header = rows[0] if rows and rows[0][:2] == list(BEFORE) else []
+    return header, [row for row in rows if len(row) == len(header) and row[0].isdecimal()]
 
 
 class MetricsLog:
     """metrics.csv: a row every `log_every` steps, means over the steps since the last row."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, losses: Sequence[str]) -> None:
+        self.path, self.columns = path, columns_of(losses)
         self.records: list[TrainStep] = []
 
     def __enter__(self) -> MetricsLog:
         try:
-            new = not self.path.exists()
+            new = not self.path.exists() or not self.path.stat().st_size
             self.file = self.path.open("a", newline="", encoding="utf-8")
         except OSError as error:
             raise write_error(self.path, error) from error
         self.writer = csv.writer(self.file)
         if new:
-            self.writer.writerow(COLUMNS)
+            self.writer.writerow(self.columns)
         return self
 
     def __exit__(self, kind: type | None, *exception: object) -> None:
@@ -77,8 +94,8 @@ class MetricsLog:
             return
         good = [r for r in self.records if not r.skipped]
         count, last = max(1, len(good)), self.records[-1]
-        bands = [sum(r.bands[i] for r in good) / count for i in range(len(BANDS))]
-        row: list[Any] = [sum(bands) / len(BANDS), *bands, sum(r.grad_norm for r in good) / count]
+        losses = [sum(r.losses[i] for r in good) / count for i in range(len(last.losses))]
+        row = [sum(losses) / len(losses), *losses, sum(r.grad_norm for r in good) / count]
         seconds = sum(r.seconds for r in self.records) / len(self.records)
         cells = [
             last.step,
@@ -103,8 +120,7 @@ def truncate_metrics(path: Path, step: int) -> None:
     """Drop the rows beyond `step`, whose steps will be taken again, and what a kill left half written."""
     if not path.exists():
         return
-    lines = csv.reader(read_text(path, "replace").splitlines())
-    rows = [row for row in lines if len(row) == len(COLUMNS) and row[0].isdecimal()]
+    header, rows = _lines(path)
     text = io.StringIO()
-    csv.writer(text).writerows([COLUMNS, *(row for row in rows if int(row[0]) <= step)])
+    csv.writer(text).writerows([header, *(row for row in rows if int(row[0]) <= step)] if header else [])
     write_text(path, text.getvalue())

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wdm_cli.engine.data import DATASETS
 from wdm_cli.engine.data.brats import Brats
@@ -22,6 +22,10 @@ from wdm_cli.engine.errors import ConfigError, FieldError, require
 from wdm_cli.engine.models import MODELS, UNet
 from wdm_cli.engine.models.settings import NetworkSettings
 from wdm_cli.engine.samplers import DDPM, SAMPLERS, Sampler
+from wdm_cli.engine.spaces import SPACES, Space, Wavelet
+
+if TYPE_CHECKING:
+    from wdm_cli.engine.models.blocks import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,30 +36,18 @@ class Diffusion:
     steps: noise levels, 2 to 100,000; a sampler may use fewer of them.
     beta_start: the first and smallest variance of the linear schedule, above 0; `cosine` takes none.
     beta_end: its last and largest variance, above beta_start and below 1; lower leaves volume in the last x_t.
-    wavelet: the domain that noise and network work in: one of PyWavelets' orthonormal ones (`haar`, `db2`, …);
-        released weights need `haar`.
     """
 
     schedule: Literal["linear", "cosine"] = "linear"
     steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    wavelet: str = "haar"
 
     def __post_init__(self) -> None:
         require(2 <= self.steps <= 100_000, "steps", "must be at least 2 and at most 100,000")
         require(0 < self.beta_start < self.beta_end < 1, "beta_end", "needs 0 < beta_start < beta_end < 1")
         if self.schedule == "cosine" and (self.beta_start, self.beta_end) != (1e-4, 0.02):
             raise FieldError("beta_start", "the cosine schedule has no betas to set; remove beta_start and beta_end")
-        if self.wavelet != "haar":
-            import pywt
-
-            known = pywt.wavelist(kind="discrete")
-            require(
-                self.wavelet in known and pywt.Wavelet(self.wavelet).orthogonal,
-                "wavelet",
-                f"{self.wavelet!r} is not an orthonormal wavelet of PyWavelets (e.g. haar, db2, sym4, coif1)",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +116,7 @@ class Preset:
     name: str
     description: str = ""
     model: NetworkSettings = field(default_factory=UNet)
+    space: Space = field(default_factory=Wavelet)
     diffusion: Diffusion = field(default_factory=Diffusion)
     data: Dataset = field(default_factory=Brats)
     train: Train = field(default_factory=Train)
@@ -131,7 +124,7 @@ class Preset:
 
     def __post_init__(self) -> None:
         try:
-            self.model.check_size(self.data.shape)
+            self.model.check_size(self.data.shape, self.space.halvings)
         except FieldError as error:
             raise FieldError("data.image_size", str(error)) from None
         require(
@@ -139,6 +132,10 @@ class Preset:
             "sample.steps",
             f"{self.sample.steps} is more than diffusion.steps ({self.diffusion.steps})",
         )
+
+    def network(self) -> Network:
+        """The network, freshly initialised."""
+        return self.model.build(self.space.channels, self.space.channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain tables, as they stand in a TOML or JSON file; `from_dict` is the inverse."""
@@ -152,6 +149,7 @@ class Preset:
 
 TABLES: dict[str, tuple[type[Any], ...]] = {
     "model": MODELS,
+    "space": SPACES,
     "diffusion": (Diffusion,),
     "data": DATASETS,
     "train": (Train,),
@@ -186,7 +184,7 @@ def from_dict(values: dict[str, Any], origin: str = "preset") -> Preset:
     """
     problems: list[str] = []
     parts: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in of_version_0_1(values).items():
         if key in ("name", "description"):
             if isinstance(value, str):
                 parts[key] = value
@@ -214,6 +212,18 @@ def from_stored(values: dict[str, Any], origin: str) -> Preset:
     if isinstance(data, dict) and "voxel" not in data:
         values = values | {"data": data | {"voxel": "one-factor"}}
     return from_dict(values, origin)
+
+
+def of_version_0_1(tables: dict[str, Any]) -> dict[str, Any]:
+    """Plain tables of any version as those of today: in version 0.1 the wavelet was a key of `diffusion`."""
+    diffusion = tables.get("diffusion")
+    if not isinstance(diffusion, dict) or "wavelet" not in diffusion:
+        return tables
+    rest = {key: value for key, value in diffusion.items() if key != "wavelet"}
+    space = {"kind": "wavelet", "wavelet": diffusion["wavelet"]} | (
+        tables["space"] if isinstance(tables.get("space"), dict) else {}
+    )
+    return tables | {"diffusion": rest, "space": space}
 
 
 def _validate_table(table: str, values: dict[str, Any], problems: list[str]) -> Any:

@@ -188,7 +188,7 @@ def train(
         if resumed:
             yield resumed
         saved = trainer.step
-        log = stack.enter_context(MetricsLog(run / "metrics.csv"))
+        log = stack.enter_context(MetricsLog(run / "metrics.csv", trainer.preset.space.columns))
         try:
             for record in trainer.run(should_stop):
                 log.add(record, settings.log_every)

@@ -81,6 +81,7 @@ def protocol_of(source: Checkpoint, settings: Preset, *, seed: int, ema: bool, p
         "weights": "ema" if ema else "raw",
         "sampler": sampler.pop("kind"),
         **sampler,
+        "space": dataclasses.asdict(settings.space),
         "diffusion": dataclasses.asdict(settings.diffusion),
         "seed": seed,
         "seed_rule": "sample i is drawn from a generator seeded with seed + i",

@@ -25,7 +25,7 @@ from wdm_cli.engine.errors import ConfigError, DataError, ResourceError
 from wdm_cli.engine.files import read_text, remove_partial, require_space, shortage, write_error, write_json, write_text
 from wdm_cli.engine.generate import Sample
 from wdm_cli.engine.picture import Group, mosaic, save_png
-from wdm_cli.engine.preset import Preset
+from wdm_cli.engine.preset import Preset, of_version_0_1
 
 PREVIEW_COUNT = 4
 FILE_NAME = re.compile(r"sample_(\d{6,})\.nii\.gz")
@@ -87,7 +87,7 @@ class SampleFolder:
                 hint="use another --out, or --overwrite to replace them",
             )
         try:
-            old = dict(json.loads(path.read_bytes())["protocol"])
+            old = of_version_0_1(dict(json.loads(path.read_bytes())["protocol"]))
         except (ValueError, KeyError, TypeError):
             old = {}
         changed = [

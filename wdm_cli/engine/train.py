@@ -1,4 +1,4 @@
-"""The training loop (Friedrich et al. 2024): x0-prediction in wavelet space, AdamW, EMA.
+"""The training loop (Friedrich et al. 2024): x0-prediction, AdamW, EMA.
 
 Everything random is a function of (seed, step, position in the batch): a run that was cut and resumed is
 the same run, and a batch in four parts, or spread over four processes, is the same batch.
@@ -47,14 +47,14 @@ class Volumes(Protocol):
 
 @dataclass(frozen=True)
 class TrainStep:
-    """One optimizer step. `bands` are the eight sub-band losses, `loss` their mean.
+    """One optimizer step. `losses` are those of the space's channels, `loss` their mean.
 
     skipped: the step met non-finite values and changed nothing; `cases` names its volumes.
     """
 
     step: int
     loss: float
-    bands: tuple[float, ...]
+    losses: tuple[float, ...]
     grad_norm: float
     lr: float
     seconds: float
@@ -76,7 +76,7 @@ class Trainer:
         self.rows = ranks.share(settings.batch_size, settings.accumulate)
         torch.manual_seed(settings.seed)  # initial weights
         with memory_errors(partial(out_of_memory, preset, ranks.world)):
-            self.network = preset.model.build().to(device)
+            self.network = preset.network().to(device)
             self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.network.checkpointing = settings.checkpointing
         self.optimizer = torch.optim.AdamW(
@@ -126,22 +126,23 @@ class Trainer:
         self.step += 1
         self._count_skips(finite, lr, cases)
         seconds = time.perf_counter() - started
-        return TrainStep(self.step, sum(values) / 8, tuple(values), grad_norm, lr, seconds, not finite, cases)
+        return TrainStep(self.step, sum(values) / len(values), tuple(values), grad_norm, lr, seconds, not finite, cases)
 
     def _accumulate(self, batch: Tensor) -> Tensor:
-        """Gradients of the whole batch, in `accumulate` parts; the mean loss of each band [8].
+        """Gradients of the whole batch, in `accumulate` parts; the mean loss of each channel of the space.
 
         batch: this process's rows. The whole batch's mean is the mean over processes of theirs.
         """
-        settings, total = self.preset.train, torch.zeros(8, device=self.device)
+        settings, space = self.preset.train, self.preset.space
+        total = torch.zeros(space.channels, device=self.device)
         size = len(batch) // settings.accumulate
         for part, volume in enumerate(torch.split(batch, size)):
             draw = self._draw(self.rows[part * size : (part + 1) * size])
-            t, noise = draw.integers(len(self.schedule)), draw.like(volume)
+            t, noise = draw.integers(len(self.schedule)), space.noise(draw, self.preset.data.shape)
             with self.ranks.averaging(self.parallel, last=part == settings.accumulate - 1):
-                bands = loss(self.denoise, volume, noise, t, self.schedule, self.preset.diffusion.wavelet)
-                (bands.mean() / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-            total += bands.detach() / settings.accumulate
+                losses = loss(self.denoise, space.encode(volume), noise, t, self.schedule)
+                (losses.mean() / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            total += losses.detach() / settings.accumulate
         return self.ranks.mean(total)
 
     def _draw(self, rows: range) -> Draw:

@@ -16,8 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from wdm_cli.engine.models.dropout import RowDropout
 from wdm_cli.engine.models.kernels import Norm, Resample, autocast_dtype, conv_precision, norm_act, norm_act_conv
 
-COEFF_CHANNELS = 8  # sub-bands in, sub-bands out
-
 
 class NormAct(nn.GroupNorm):
     """SiLU(GroupNorm(x)), computed in float32, returned in the precision of x."""

@@ -27,7 +27,7 @@ class NetworkSettings(ABC):
         memorising where cases are few.
     """
 
-    extra_halvings: ClassVar[int]  # how often the coeffs are halved beyond levels − 1
+    extra_halvings: ClassVar[int]  # how often the sides are halved beyond levels − 1
 
     base_channels: int = 64
     channel_multipliers: tuple[int, ...] = (1, 2, 2, 4, 4)
@@ -60,16 +60,16 @@ class NetworkSettings(ABC):
 
     @property
     def size_multiple(self) -> int:
-        """Every side of the volume must be a multiple of this: 2 for the wavelet, 2 for each halving."""
-        return int(2 ** (len(self.channel_multipliers) + self.extra_halvings))
+        """Every side of what the network sees must be a multiple of this: 2 for each halving."""
+        return int(2 ** (len(self.channel_multipliers) - 1 + self.extra_halvings))
 
     @abstractmethod
-    def build(self) -> Network:
-        """The network, freshly initialised."""
+    def build(self, in_channels: int, out_channels: int) -> Network:
+        """The network, freshly initialised: [B, in_channels, d, h, w] -> [B, out_channels, d, h, w]."""
 
-    def check_size(self, image_size: tuple[int, int, int]) -> None:
-        """Raise FieldError unless a volume of this shape passes through the network."""
-        m = self.size_multiple
+    def check_size(self, image_size: tuple[int, int, int], halvings: int) -> None:
+        """Raise FieldError unless a volume of this shape passes through the network, halved before so often."""
+        m = self.size_multiple << halvings
         for side in image_size:
             if side < m or side % m:
                 below, above = side // m * m, -(-side // m) * m
@@ -88,10 +88,10 @@ class UNet(NetworkSettings):
     extra_halvings: ClassVar[int] = 0
     kind: Literal["unet"] = "unet"
 
-    def build(self) -> UNetNetwork:
+    def build(self, in_channels: int, out_channels: int) -> UNetNetwork:
         from wdm_cli.engine.models.unet import UNetNetwork
 
-        return UNetNetwork(self)
+        return UNetNetwork(self, in_channels, out_channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class WavUNet(NetworkSettings):
             "must be at least 2 in the WavU-Net, whose decoder applies the last of them twice",
         )
 
-    def build(self) -> WavUNetNetwork:
+    def build(self, in_channels: int, out_channels: int) -> WavUNetNetwork:
         from wdm_cli.engine.models.wavunet import WavUNetNetwork
 
-        return WavUNetNetwork(self)
+        return WavUNetNetwork(self, in_channels, out_channels)

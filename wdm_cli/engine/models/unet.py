@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from wdm_cli.engine.models.blocks import (
-    COEFF_CHANNELS,
     Network,
     NormAct,
     ResBlock,
@@ -29,14 +28,14 @@ class UNetNetwork(Network):
     wide as the skip that comes next.
     """
 
-    def __init__(self, settings: UNet) -> None:
+    def __init__(self, settings: UNet, in_channels: int, out_channels: int) -> None:
         super().__init__()
         base, widths = settings.base_channels, settings.widths
         block = partial(ResBlock, groups=settings.groups, emb_width=4 * base, dropout=settings.dropout)
         self.time_embed = time_embed(base)
 
         width = base
-        self.input_blocks = nn.ModuleList([nn.ModuleList([conv3(COEFF_CHANNELS, base)])])
+        self.input_blocks = nn.ModuleList([nn.ModuleList([conv3(in_channels, base)])])
         skip_widths = [base]
         for level, level_width in enumerate(widths):
             for _ in range(settings.res_blocks):
@@ -60,9 +59,7 @@ class UNetNetwork(Network):
                     layers.append(block(width, width, resample=nearest_upsample))
                 self.output_blocks.append(layers)
 
-        self.out = nn.Sequential(
-            NormAct(settings.groups, width), nn.Identity(), conv3(width, COEFF_CHANNELS, zero=True)
-        )
+        self.out = nn.Sequential(NormAct(settings.groups, width), nn.Identity(), conv3(width, out_channels, zero=True))
         self.base_channels = base
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from wdm_cli.engine.models.blocks import (
-    COEFF_CHANNELS,
     Network,
     NormAct,
     ResBlock,
@@ -82,7 +81,7 @@ class WavUNetNetwork(Network):
     stand in official files under both names, and so they do in this state_dict.
     """
 
-    def __init__(self, settings: WavUNet) -> None:
+    def __init__(self, settings: WavUNet, in_channels: int, out_channels: int) -> None:
         super().__init__()
         base, widths, count = settings.base_channels, settings.widths, settings.res_blocks
 
@@ -92,8 +91,8 @@ class WavUNetNetwork(Network):
         self.base_channels = base
         self.time_embed = time_embed(base)
 
-        width, pyramid_width = base, COEFF_CHANNELS
-        self.input_blocks = nn.ModuleList([nn.ModuleList([conv3(COEFF_CHANNELS, base)])])
+        width, pyramid_width = base, in_channels
+        self.input_blocks = nn.ModuleList([nn.ModuleList([conv3(in_channels, base)])])
         for level_width in widths:
             for _ in range(count):
                 self.input_blocks.append(nn.ModuleList([make(ResBlock, width, level_width)]))
@@ -113,7 +112,7 @@ class WavUNetNetwork(Network):
             self.output_blocks.append(nn.ModuleList([residual, make(WaveletUp, width, width)]))
 
         self.out_res = nn.ModuleList([nn.ModuleList([make(ResBlock, width, width)]) for _ in range(2)])
-        self.out = nn.Sequential(NormAct(settings.groups, width), nn.Identity(), conv3(width, COEFF_CHANNELS))
+        self.out = nn.Sequential(NormAct(settings.groups, width), nn.Identity(), conv3(width, out_channels))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         emb = self.time_embed(timestep_embedding(t, self.base_channels))

@@ -17,7 +17,7 @@ def parameters(preset: Preset) -> int:
     import torch
 
     with torch.device("meta"):
-        return sum(p.numel() for p in preset.model.build().parameters())
+        return sum(p.numel() for p in preset.network().parameters())
 
 
 def of_training(preset: Preset, step: int, cases: int | None, version: str) -> str:
@@ -29,8 +29,8 @@ def of_training(preset: Preset, step: int, cases: int | None, version: str) -> s
     return (
         f"A wavelet diffusion model (WDM; Friedrich et al., 2024) was trained with wdm {version} on {count} of {size} "
         f"voxels (data set layout {tables['data']['kind']}, intensities {preset.data.intensity}). "
-        f"A {network} with {parameters(preset) / 1e6:.1f} million parameters predicts the clean sub-bands of a "
-        f"{diffusion.wavelet} wavelet transform; {diffusion.steps:,} diffusion steps, {diffusion.schedule} schedule. "
+        f"A {network} with {parameters(preset) / 1e6:.1f} million parameters predicts "
+        f"{preset.space.words}; {diffusion.steps:,} diffusion steps, {diffusion.schedule} schedule. "
         f"It was trained for {step:,} steps with AdamW (learning rate {train.lr:g}, weight decay "
         f"{train.weight_decay:g}, batch size {train.batch_size}, {train.precision}); weights were averaged with decay "
         f"{train.ema:g}."
