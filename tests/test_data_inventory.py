@@ -15,6 +15,7 @@ from dicom_factory import write_series
 from wdm_cli.engine.data import Adni, Brats, Lidc, MrNet, Nifti, guess_kind
 from wdm_cli.engine.data.formats import format_of, is_company
 from wdm_cli.engine.data.inventory import require_whole, walk
+from wdm_cli.engine.data.labelmaps import PHASE
 from wdm_cli.engine.data.phantom import phantom
 from wdm_cli.engine.data.presence import why_absent
 from wdm_cli.engine.data.volume import write_nifti
@@ -351,3 +352,38 @@ def test_verify_takes_files(tmp_path: Path) -> None:
     shutil.rmtree(root / "A")
     code, text = verify(root / "a.nii.gz", "--json")
     assert '"usable": 1' in text
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["BRAIN_000_0000", "BRAIN_000_0001", "BRAIN_001_0000", "BRAIN_001_0001"],
+            "2 cases have several volumes (0000, 0001;",
+        ),
+        (
+            ["sub-0/anat/sub-0_T1w", "sub-0/anat/sub-0_T2w", "sub-1/anat/sub-1_T1w", "sub-1/anat/sub-1_T2w"],
+            "(T1w, T2w;",
+        ),
+        (["p0/dwi", "p0/adc", "p1/dwi", "p1/adc"], "(adc, dwi; e.g. p0)"),
+        (["scan_0001", "scan_0002", "scan_0003"], ""),  # cases by number
+        (["p0_T1w", "p1_T1w", "p2_T1w"], ""),
+        (["p0/a", "p0/b"], ""),
+    ],
+)
+def test_contrasts_side_by_side_are_said_where_every_file_is_a_case(
+    tmp_path: Path, names: list[str], said: str
+) -> None:
+    touch(tmp_path, *(f"{name}.nii.gz" for name in names))
+    notes = " ".join(Nifti().find(tmp_path).notes)
+    assert said in notes if said else not notes
+
+
+@pytest.mark.parametrize(
+    "name", ["sub-0_part-phase_T2starw", "sub-0_phasediff", "sub-0_part-imag_bold", "sub-0_fieldmap"]
+)
+def test_phase_and_field_maps_of_bids_are_no_volumes(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, f"{name}.nii.gz", "sub-0_part-mag_T2starw.nii.gz", "phase2trial_T1w.nii.gz")
+    found = Nifti().find(tmp_path)
+    assert [case.name for case in found.cases] == ["phase2trial_T1w", "sub-0_part-mag_T2starw"]
+    assert found.reasons() == {PHASE: 1}

@@ -181,5 +181,5 @@ def show_cropped(entries: list[Entry]) -> None:
         size = max(entry.facts["size_needed"] for entry in cut if "lost_share" in entry.facts)
         span = f"{max(lost):.1%}" if len(lost) == 1 else f"{min(lost):.1%} to {max(lost):.1%}"
         text += f": {span} of the body lies outside the volume"
-        text += f"; --size {size} would hold it at this spacing" if max(lost) > 0 else ""
+        text += f"; --size {size} would hold it, or larger voxels (--spacing)" if max(lost) > 0 else ""
     console.warn(text) if lost and max(lost) > NEGLIGIBLE_LOSS else console.note(text)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wdm_cli.engine.data.volume import Array
 
 BY_NAME = "label map or mask by its name"
+PHASE = "phase, real, imaginary or field map by its name"
 TAKE = "data.label_maps=take"
 STRONG = word_set(
     """
@@ -49,6 +50,8 @@ NEGATIONS = word_set(
     no non not without un with pre
     """
 )
+NO_MAGNITUDE = re.compile(r"part-(phase|real|imag)(_|$)|_(phasediff|phase[12]|fieldmap|B0map|TB1map|RB1map)$")
+"""Of BIDS: what a scanner gives beside magnitudes."""
 SEAM = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?<=[0-9])(?=[A-Z][a-z])")
 
 MOST_LABELS = 500
@@ -60,7 +63,8 @@ PATCHED = (
 
 
 def by_name(path: Path, root: Path) -> str:
-    """BY_NAME if the words of a file's name, or of a folder between it and `root`, say label map or mask; else nothing.
+    """BY_NAME if the words of a file's name, or of a folder between it and `root`, say label map or mask; PHASE for
+    phase and field maps of BIDS; else nothing.
 
     What lies above `root` is not looked at: the user's own choice of a folder says that its files are wanted.
     """
@@ -68,6 +72,8 @@ def by_name(path: Path, root: Path) -> str:
     if any(_folder_says_labels(folder) for folder in folders):
         return BY_NAME
     text = re.sub(r"\.(nii|nii\.gz|mgz|mgh|hdr|img|mha|mhd|nrrd|nhdr|npy|h5)$", "", name, flags=re.IGNORECASE)
+    if NO_MAGNITUDE.search(text):
+        return PHASE
     return BY_NAME if _says_labels(words(text), folder=False) else ""
 
 

@@ -58,7 +58,7 @@ class Layout(ABC):
         try:
             listing = walk(root, self.suffixes)
         except DataError as error:
-            raise DataError(error.what, why=f"expected a folder with {self.layout}", hint="check the path") from None
+            raise DataError(error.what, why="volumes are looked for below a folder", hint="check the path") from None
         found, ignored = [], listing.ignored
         for path in listing.files:
             name, reason = self.named_case(path, root)
@@ -142,7 +142,7 @@ class Layout(ABC):
             return "; ".join(text for text, _ in remedies(inventory.foreign, inventory.root))
         reasons = inventory.reasons()
         if BY_NAME in reasons:
-            return f"who wants label maps as volumes says so: `wdm train`, `verify` and `split` take --set {TAKE}"
+            return f"if they are wanted, or scans of such a name: `wdm train`, `verify` and `split` take --set {TAKE}"
         if self.kind != "nifti" and self.unlike in reasons and self.suffixes == NIFTI:
             return "--dataset nifti takes NIfTI files of any name"
         return ""

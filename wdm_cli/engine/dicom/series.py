@@ -214,7 +214,7 @@ def _check_stack(stack: Geometry, policy: Policy, repairs: list[str]) -> None:
     if not is_frame(first):
         raise _Unusable(f"{first.path.name}: ImageOrientationPatient is not two perpendicular unit vectors")
     if len(stack.slices) < MIN_SLICES:
-        raise _Unusable(f"{first.path.name}: only {len(stack.slices)} slices, {MIN_SLICES} are needed")
+        raise _Unusable(f"{first.path.name}: slices: {len(stack.slices)}, at least {MIN_SLICES} are needed")
     if is_ct and stack.obliqueness > MAX_OBLIQUENESS:
         raise _Unusable(f"{first.path.name}: oblique by {stack.obliqueness:.1f}°, at most {MAX_OBLIQUENESS:g}°")
     if stack.wander > 0.5 * min(first.spacing or (1.0,)):

@@ -187,7 +187,7 @@ def _nearest(draft: Draft, made: Volumes, real: Volumes, held_out: Volumes | Non
         share = match.distance / match.threshold if match.threshold else 0.0
         verdict = "flagged" if match.flagged else "not flagged"
         ours, theirs = made.names[match.fake], real.names[match.train]
-        text = f"nearest: {theirs}; distance {share:.2f} of the threshold, {verdict}"
+        text = f"nearest: {theirs}; distance {share:.2f} times the threshold, {verdict}"
         pair = [
             page.image(look.thumbnail(made.volume(match.fake), bounds), ours, f"synthetic {ours}"),
             page.image(look.thumbnail(real.volume(match.train), bounds), theirs, text),
