@@ -296,6 +296,7 @@ def test_names_in_a_safetensors_file_too(official: Any, tmp_path: Path) -> None:
     build_network(found, from_dict(WNET))
 
 
+@pytest.mark.slow
 def test_a_line_that_saves_them_anew_is_one_that_works(official: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """Of several sets one is chosen; what holds more than tensors is saved without it."""
     monkeypatch.chdir(tmp_path)

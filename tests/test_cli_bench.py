@@ -14,6 +14,7 @@ from wdm_cli.engine.bench import flops_of, timed
 from wdm_cli.engine.spaces import Wavelet
 
 
+@pytest.mark.slow
 def test_bench_measures_everything_and_says_against_what() -> None:
     result = wdm("bench", "--preset", "tiny", "--steps", "2", "--device", "cpu", "--json", *sets(*SETS))
     assert result.code == 0, result.err

@@ -53,6 +53,7 @@ def test_json_is_the_same_in_every_encoding() -> None:
     assert json.loads(plain[1])
 
 
+@pytest.mark.slow
 def test_work_and_its_files_in_a_c_locale(tmp_path: Path) -> None:
     """With file names that are no text at all: train starts, verify answers, a name in its own bytes."""
     data = tmp_path / "data"

@@ -257,6 +257,7 @@ def test_a_run_of_version_0_1_goes_on_as_it_began(train: Any, tmp_path: Path) ->
     assert sorted(one["factor"] for one in facts) == [[3, 3, 3], [4, 4, 4]]
 
 
+@pytest.mark.slow
 def test_the_dry_run_and_verify_name_the_size_of_all_cases(train: Any, tmp_path: Path) -> None:
     """Not that of the few volumes that the dry run measures with."""
     folder(tmp_path / "d", ((12, 12, 12), 1.0), ((12, 12, 12), 1.0), ((30, 30, 30), 1.0))

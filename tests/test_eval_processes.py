@@ -153,7 +153,7 @@ while True:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_kills_change_nothing(kills: int, folders: Path, alone: bytes, tmp_path: Path) -> None:
     out = tmp_path / "eval.json"
     killed_and_continued(folders, tmp_path / "cache", out, kills)

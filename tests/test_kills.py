@@ -41,7 +41,7 @@ from wdm_cli.engine.run import train as run_train
 from wdm_cli.engine.train import Trainer
 
 CPU = torch.device("cpu")
-SCALE = [pytest.param(30, id="30"), pytest.param(100, id="100", marks=pytest.mark.slow)]
+SCALE = [pytest.param(10, id="10"), pytest.param(100, id="100", marks=pytest.mark.slow)]
 
 
 class Child:

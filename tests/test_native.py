@@ -44,6 +44,7 @@ def test_it_is_compiled_once_and_found_again(tmp_path: Path, monkeypatch: pytest
     assert transform_works()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_damaged_library_is_compiled_anew(tmp_path: Path) -> None:
     assert native.state().library
@@ -64,6 +65,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_time_to_compile(tmp_path
     assert transform_works()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_nor_does_one_that_may_not_be_searched_or_no_home_at_all(tmp_path: Path) -> None:
     def homeless() -> Path:
@@ -106,6 +108,7 @@ def test_what_a_compiler_says_need_not_be_text(tmp_path: Path, monkeypatch: pyte
     assert native.state().library
 
 
+@pytest.mark.slow
 def test_it_may_be_asked_before_torch_is_imported() -> None:
     code = (
         "from wdm_cli.engine import native; found = native.state().library\n"
@@ -143,6 +146,7 @@ def test_a_compiler_that_errs_is_quoted(tmp_path: Path, monkeypatch: pytest.Monk
     assert "error" in native.state().words
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_libraries_for_all_processors_of_a_kind_are_found_beside_the_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -101,6 +101,7 @@ def dispositions(index: int) -> list[str]:
     return [number.name for number in ASKING if signal.getsignal(number) != signal.SIG_IGN]
 
 
+@pytest.mark.slow
 def test_workers_leave_all_but_sigterm_to_their_parent() -> None:
     found = [result for _, result in parallel.run(dispositions, [0, 1], 2)]
     assert found == [["SIGTERM"]] * 2
@@ -141,6 +142,7 @@ def test_a_terminal_that_closes_costs_no_step(heads: Path, tmp_path: Path) -> No
     assert len(checkpoint_files(run)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGHUP, pytest.param(signal.SIGXCPU, marks=pytest.mark.slow)], ids=lambda n: n.name
 )
@@ -160,6 +162,7 @@ def test_preprocess_ends_with_75_and_continues(number: signal.Signals, tmp_path:
     assert len(list(tmp_path.glob("out/**/*.nii.gz"))) == 40
 
 
+@pytest.mark.slow
 def test_sample_ends_with_75_after_a_hangup(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "s"
     list(run_train(trainer(small(train__steps=1)), run))
