@@ -47,6 +47,8 @@ def test_ct_is_hu(hu: np.ndarray) -> None:
         (np.where(np.arange(32) < 4, -2000, chest() + 1024), "with padding"),  # padding, kept or added, hides the shift
         (np.where(np.arange(32) < 4, -1024, chest() + 1000), "with padding"),
         (np.where(np.arange(32) < 4, -3024, chest() + 1024), "with padding"),
+        (chest() // 2, "scaled"),  # air at −500
+        (chest() * 2, "scaled"),  # lungs at −1600
         (chest() - 1024, "soft tissue"),  # the intercept applied twice
         (-chest(), "denser than bone"),  # the sign lost
         (np.where(chest() < -900, 0, 20 + chest() * 0), "no air"),  # an iodine map

@@ -61,9 +61,11 @@ def test_label_maps_by_content() -> None:
         assert "two values" in by_content((phantom(0, 24).array > 300) * np.float32(scale))
     for values in (5, 40, 117):
         assert "in patches" in by_content(patches(values)), values
+    for values in (3, 4):  # classes that were scaled
+        assert f"{values} values only" in by_content(patches(values) * np.float32(0.999))
     scattered = np.random.default_rng(0).random((9, 9, 9))
     for classes in (3, 4):  # tissue classes, however thin
-        assert f"{classes} whole numbers only" in by_content((scattered * classes).astype(np.uint8).astype(np.float32))
+        assert f"{classes} values only" in by_content((scattered * classes).astype(np.uint8).astype(np.float32))
 
 
 def test_images_by_content() -> None:

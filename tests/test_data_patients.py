@@ -199,3 +199,17 @@ def test_the_manifest_comes_before_names_but_not_where_it_only_repeats_the_case(
     told = tell(inventory(tmp_path, "sub-1/a", "case_003_0000", "case_003_0001", "case_004_0000"))
     assert list(told.of.values()) == ["Z", "case_003", "case_003", "case_004"]
     assert told.told == {"manifest.jsonl": 1, "general rule": 3}
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (["01a", "01b", "02a", "02b"], 2),
+        (["knee_000L", "knee_000R", "knee_001L", "knee_001R"], 2),
+        (["scan0", "scan0_flipped", "scan1", "scan1_flipped"], 2),
+        (["p0_left", "p0_right", "p1_left", "p1_right"], 2),
+        (["x1a", "x2b", "x3c"], 3),  # nothing is joined by leaving the letters away
+    ],
+)
+def test_sides_letters_and_copies_are_of_one_patient(names: list[str], patients: int) -> None:
+    assert len(set(guess({name: name for name in names}).values())) == patients

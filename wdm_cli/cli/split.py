@@ -75,4 +75,6 @@ def split(
         rows = zip(("train", "val"), (len(drawn.train), len(drawn.val)), drawn.counts, strict=True)
         console.table(("part", "cases", "patients"), rows)
     console.note(f"patients told by: {', '.join(f'{way} ({value})' for way, value in drawn.told.items())}")
+    if len(drawn.val) < 2:
+        console.note("one volume is held out; `wdm eval … --held-out` needs two: a larger --val")
     console.note(f"wrote {path}")

@@ -22,6 +22,8 @@ PADDING = -1900.0  # what scanners and viewers write outside the circle: −2000
 LEAST_TISSUE, MOST_DENSE = 0.01, 0.6  # shares of the voxels
 LEAST_BETWEEN, SOME_DENSE = 0.001, 0.05
 LEAST_AIR, CLEARLY_TISSUE = 0.05, 0.02
+SCALED_DOWN, SCALED_UP = (-700.0, -300.0), (-1900.0, -1100.0)  # where air lies in HU/2 and lungs in 2·HU
+MOST_LIGHT, MOST_LIGHTER = 0.3, 0.1  # shares; lungs full of water, and noise of air, stay below
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Census:
     dense: int = 0
     air: int = 0
     between: int = 0  # skin, fat and lung: above air, below SOFTEST
+    light: int = 0  # too dense for lung, too light for fat
+    lighter: int = 0  # lighter than air, denser than padding
 
     @classmethod
     def of(cls, array: npt.NDArray[Any]) -> Census:
@@ -52,6 +56,8 @@ class Census:
         self.tissue += int(np.count_nonzero((values > TISSUE[0]) & (values < TISSUE[1])))
         self.dense += int(np.count_nonzero(values > DENSE))
         self.between += int(np.count_nonzero((values >= AIR_LIKE[1]) & (values < SOFTEST)))
+        self.light += int(np.count_nonzero((values > SCALED_DOWN[0]) & (values < SCALED_DOWN[1])))
+        self.lighter += int(np.count_nonzero((values > SCALED_UP[0]) & (values < SCALED_UP[1])))
         in_air = (values > AIR_LIKE[0]) & (values < AIR_LIKE[1])
         self.air += int(np.count_nonzero(in_air | (values < PADDING)))
 
@@ -77,6 +83,11 @@ class Census:
         if self.tissue < LEAST_TISSUE * self.total:
             between = f"between {TISSUE[0]:g} and {TISSUE[1]:g}, where soft tissue lies"
             return f"{span} (only {self.tissue / self.total:.1%} {between}): shifted, or of another unit?"
+        scaled = ((self.light, MOST_LIGHT, SCALED_DOWN), (self.lighter, MOST_LIGHTER, SCALED_UP))
+        for count, most, (low, high) in scaled:
+            if count > most * self.total:
+                share = f"{count / self.total:.0%} between {low:g} and {high:g}, where hardly anything lies"
+                return f"{span} ({share}): scaled, or of another unit?"
         return ""
 
     @property

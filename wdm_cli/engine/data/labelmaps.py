@@ -109,15 +109,22 @@ def _bare(word: str, known: frozenset[str]) -> bool:
 def by_content(array: Array) -> str:
     """What shows that an array holds labels and no image, or nothing.
 
-    Two values only make a mask, also where it was scaled; up to FEW_LABELS whole numbers make a label map. Of others
-    most neighbours are equal along every axis, background not counted; noise alone prevents that in images, also where
-    8 bits, a window or missing planes make them coarse.
+    Up to FEW_LABELS values, whole or scaled, make a mask or label map. Of more whole numbers most neighbours are equal
+    along every axis, background not counted; noise alone prevents that in images, also where 8 bits, a window or
+    missing planes make them coarse.
     """
     import numpy as np
 
-    low, high = float(array.min()), float(array.max())
-    if high > low and all(np.all((part == low) | (part == high)) for part in array):
+    values: set[float] = set()
+    for part in array:
+        values.update(np.unique(part).tolist())
+        if len(values) > FEW_LABELS:
+            break
+    if len(values) == 2:
         return "holds only two values, as a mask does"
+    if 2 < len(values) <= FEW_LABELS:
+        return f"holds {len(values)} values only, as a label map does"
+    low, high = float(array.min()), float(array.max())
     if not (low.is_integer() and high - low < LARGEST):
         return ""
     counts = np.zeros(int(high - low) + 1, np.int64)
@@ -129,8 +136,6 @@ def by_content(array: Array) -> str:
         counts += np.bincount(whole.ravel(), minlength=len(counts))
         if (distinct := int(np.count_nonzero(counts))) > MOST_LABELS:
             return ""
-    if 1 < distinct <= FEW_LABELS:
-        return f"holds {distinct} whole numbers only, as a label map does"
     if _patched(array, low + float(counts.argmax())) < PATCHED:
         return ""
     return f"holds {distinct} whole numbers in patches, as a label map does"

@@ -72,6 +72,7 @@ CONTRASTS = (
     r"normali[sz]ed|corrected|resampled|(?:pre)?processed|im|img|image|imaging|vol|volume|scan|series|anat|func|raw|orig|"
     r"rec|recon|nii|gz|\d(?:\.\d)?t|4d|f?mri|hr|iso"
 )
+SIDES = r"left|right|l|r|flip(?:ped)?|mirrored|aug(?:mented)?\d*"
 MOMENTS = r"baseline|bl|screening|pre|post|preop|postop|followup|follow-up|fu|retest|last|first"
 VISITS = (
     r"(?:ses|session|sess|visit|vis|v|tp|t|time|timepoint|months?|mo|m|weeks?|wk|w|years?|yr|y|days?|d|fu|followup|scan|"
@@ -86,7 +87,7 @@ GROUPS = (
 NO_PATIENT = re.compile(f"(?:{CONTRASTS}|{MOMENTS}|{VISITS}|{DATES}|{GROUPS})", re.IGNORECASE)
 ENDS = tuple(
     re.compile(rf"(?<=[A-Za-z0-9])(?:[_\-. ]+(?:{words})|_-[0-9a-f]{{8}})$", re.IGNORECASE)
-    for words in (f"{CONTRASTS}|{MOMENTS}|{VISITS}|{DATES}", f"{CONTRASTS}|{MOMENTS}")
+    for words in (f"{CONTRASTS}|{SIDES}|{MOMENTS}|{VISITS}|{DATES}", f"{CONTRASTS}|{SIDES}|{MOMENTS}")
 )
 NUMBER = re.compile(r"(.*[A-Za-z0-9])[_\-. ]+(\d{1,4})")
 UID = re.compile(r"[\d.]{20,}")
@@ -228,10 +229,12 @@ def guess(paths: Mapping[str, str]) -> dict[str, str]:
 
     A patient has a folder: the first one below which the files differ and whose name is no group, contrast, visit
     or date. Where there are no such folders, or files of the same names lie in fewer folders than there are names,
-    the file's name is the patient, without what it says at its end: contrasts, visits and time points, dates,
-    and a number wherever at least as many different beginnings as numbers are there (channels, scans).
+    the file's name is the patient, without what it says at its end: contrasts, sides, visits and time points, dates,
+    a letter behind its number, and a number wherever at least as many different beginnings as numbers are there
+    (channels, scans).
     """
-    names = _without_numbers(_without_words({case: PurePath(path).name for case, path in paths.items()}))
+    names = _without_words({case: PurePath(path).name for case, path in paths.items()})
+    names = _without_numbers(_without_letters(names))
     folders = [PurePath(path).parts[:-1] for path in paths.values()]
     shared = 0
     while folders and all(len(parts) > shared for parts in folders) and len({parts[shared] for parts in folders}) == 1:
@@ -269,6 +272,12 @@ def _strip(name: str, end: re.Pattern[str]) -> str:
     while not UID.fullmatch(name) and (match := end.search(name)):
         name = name[: match.start()]
     return name
+
+
+def _without_letters(names: Mapping[str, str]) -> dict[str, str]:
+    """Names without one letter behind their number (01a, 01b; knee_3L) where that leaves several scans of one name."""
+    found = {case: re.sub(r"(?<=\d)[A-Za-z]$", "", name) for case, name in names.items()}
+    return found if len(set(found.values())) < len(set(names.values())) else dict(names)
 
 
 def _without_numbers(names: Mapping[str, str]) -> dict[str, str]:
