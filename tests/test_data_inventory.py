@@ -387,3 +387,8 @@ def test_phase_and_field_maps_of_bids_are_no_volumes(tmp_path: Path, name: str) 
     found = Nifti().find(tmp_path)
     assert [case.name for case in found.cases] == ["phase2trial_T1w", "sub-0_part-mag_T2starw"]
     assert found.reasons() == {PHASE: 1}
+
+
+def test_tissue_maps_of_spm_are_told_by_the_scan_beside_them(tmp_path: Path) -> None:
+    touch(tmp_path, "p0.nii", "c1p0.nii", "mwc2p0.nii", "c1.nii", "p1.nii.gz", "c2_scan.nii.gz")
+    assert [case.name for case in Nifti().find(tmp_path).cases] == ["c1", "c2_scan", "p0", "p1"]

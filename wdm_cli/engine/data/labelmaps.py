@@ -52,6 +52,8 @@ NEGATIONS = word_set(
 )
 NO_MAGNITUDE = re.compile(r"part-(phase|real|imag)(_|$)|_(phasediff|phase[12]|fieldmap|B0map|TB1map|RB1map)$")
 """Of BIDS: what a scanner gives beside magnitudes."""
+TISSUE = re.compile(r"(?:[rw]|mw)?(?:c[1-6]|p[1-3])(?P<scan>.+)")
+"""SPM and CAT12 put this before a scan's name for the share of each tissue."""
 SEAM = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?<=[0-9])(?=[A-Z][a-z])")
 
 MOST_LABELS = 500
@@ -72,6 +74,9 @@ def by_name(path: Path, root: Path) -> str:
     if any(_folder_says_labels(folder) for folder in folders):
         return BY_NAME
     text = re.sub(r"\.(nii|nii\.gz|mgz|mgh|hdr|img|mha|mhd|nrrd|nhdr|npy|h5)$", "", name, flags=re.IGNORECASE)
+    tissue = TISSUE.fullmatch(name)
+    if tissue and path.with_name(tissue["scan"]).exists():
+        return BY_NAME
     if NO_MAGNITUDE.search(text):
         return PHASE
     return BY_NAME if _says_labels(words(text), folder=False) else ""
