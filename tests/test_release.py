@@ -74,7 +74,8 @@ def test_what_the_source_distribution_holds(built: Path) -> None:
     wanted += [path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/*.py")]
     wanted += ["tests/golden/golden.json", "tools/cli_reference.py", "wdm_cli/engine/weights.json"]
     assert not set(wanted) - names
-    assert not [name for name in names if "__pycache__" in name or name.endswith((".pt", ".nii.gz", ".dcm"))]
+    binary = [name for name in names if "__pycache__" in name or name.endswith((".pt", ".nii.gz", ".dcm"))]
+    assert all(name.startswith("tests/golden/version_0_1/") for name in binary), binary  # phantoms, and a model of them
 
 
 def test_what_the_wheel_holds(built: Path) -> None:
