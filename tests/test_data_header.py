@@ -210,6 +210,7 @@ def test_a_pair_of_slope_and_intercept_without_sense_is_ignored_and_told(tmp_pat
         read_nifti(save(tmp_path / "a.nii", np.where(RAMP == 7, np.nan, RAMP), scl_slope=2, scl_inter=0))
 
 
+@pytest.mark.slow
 def test_verify_and_train_say_what_headers_leave_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WDM_CACHE_DIR", str(tmp_path / "cache"))
     save(tmp_path / "d" / "a.nii", sform_code=0, qform_code=0)

@@ -227,6 +227,7 @@ def test_planes_that_are_missing_are_named_and_proposed(tmp_path: Path) -> None:
     assert "data.plane=" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_commands_name_cases_that_lack_the_contrast(tmp_path: Path) -> None:
     names = [f"C{n}/C{n}-{kind}.nii.gz" for n in range(4) for kind in ("t1n", "t2w") if (n, kind) != (2, "t1n")]
     root = heads(tmp_path / "d", *names)

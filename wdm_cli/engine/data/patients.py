@@ -230,8 +230,7 @@ def guess(paths: Mapping[str, str]) -> dict[str, str]:
     A patient has a folder: the first one below which the files differ and whose name is no group, contrast, visit
     or date. Where there are no such folders, or files of the same names lie in fewer folders than there are names,
     the file's name is the patient, without what it says at its end: contrasts, sides, visits and time points, dates,
-    a letter behind its number, and a number wherever at least as many different beginnings as numbers are there
-    (channels, scans).
+    a letter behind its number, a number wherever as many different beginnings as numbers are there (channels).
     """
     names = _without_words({case: PurePath(path).name for case, path in paths.items()})
     names = _without_numbers(_without_letters(names))
