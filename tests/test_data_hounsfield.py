@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from command import wdm
 
 from wdm_cli.engine.data.hounsfield import Census
+from wdm_cli.engine.data.volume import write_nifti
 
 
 def chest() -> np.ndarray:
@@ -74,3 +77,16 @@ def test_what_looks_like_hu_although_nobody_says_so() -> None:
     assert Census.of(np.where(np.arange(32) < 4, -3024, chest())).looks_like_hu
     for other in (mr, (mr - mr.mean()) / mr.std(), mr / mr.max(), chest() + 1024):
         assert not Census.of(other).looks_like_hu
+
+
+def test_ct_that_is_not_told_as_ct_or_was_cut_out_with_zeros_is_said(tmp_path: Path) -> None:
+    """Air around a body is −1000 HU; 0 is water. `preprocess nifti` takes MR unless it is told otherwise."""
+    for number in range(3):
+        hu = np.where(chest() < -900, 0, chest() + number)
+        write_nifti(tmp_path / "cut" / f"c{number}.nii.gz", hu.astype(np.float32), np.eye(4))
+        write_nifti(tmp_path / "ct" / f"c{number}.nii.gz", chest() + number, np.eye(4))
+    ct = ("--preset", "tiny", "--dataset", "nifti", "--set", "data.modality=ct")
+    assert "background as dense as tissue" in wdm("verify", tmp_path / "cut", *ct).err
+    assert "background" not in wdm("verify", tmp_path / "ct", *ct).err
+    made = wdm("preprocess", "nifti", "--data-dir", tmp_path / "ct", "--out", tmp_path / "out", "--workers", 1)
+    assert "3 cases (e.g. c0) hold values that look like HU of CT" in made.err

@@ -123,6 +123,13 @@ def report(entries: list[Entry], warnings: Sequence[str], out: Path, sheet: Path
         show_entries(entries)
         show_kinds(entries)
     show_cropped(entries)
+    if like_ct := [entry.case for entry in entries if entry.facts.get("looks_like_hu")]:
+        console.warn(
+            f"{len(like_ct)} cases (e.g. {like_ct[0]}) hold values that look like HU of CT, but were read as MR: "
+            "--modality ct reads them as CT"
+        )
+    if counts["repaired"][0] and console.Verbosity.level <= 0:
+        console.note(f"{counts['repaired'][0]} cases were repaired: manifest.jsonl says how, and so does -v (wdm -v …)")
     if sheet:
         console.note(f"volumes, previews and manifest.jsonl are in {out}; look at {sheet}")
     if not usable:

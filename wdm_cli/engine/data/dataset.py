@@ -167,11 +167,12 @@ class Dataset(Layout):
         """What is padded with, in [0, 1], and what is odd about raw intensities that can be used (keys of `SIGNS`)."""
         import numpy as np
 
-        from wdm_cli.engine.data.hounsfield import Census
+        from wdm_cli.engine.data.hounsfield import SOFTEST, TISSUE, Census
         from wdm_cli.engine.data.transforms import background
 
         if self.is_ct:
-            return 0.0, ()
+            outside = background(raw) if raw.min() < SOFTEST else None  # of a body that was cut out: 0 is water
+            return 0.0, ("water",) if outside is not None and SOFTEST < outside < TISSUE[1] else ()
         signs = ["hu"] if raw.min() < 0 and Census.of(raw).looks_like_hu else []
         ground = background(unit)  # of a scan that was scaled inside a mask: what is outside is no black
         if ground is None or np.isclose(ground, 0, atol=DARK):

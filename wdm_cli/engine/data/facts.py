@@ -25,6 +25,7 @@ SIGNS = {
     "and stored values are taken as they are",
     "hu": "hold values that look like HU of CT, but are read as MR, which spreads their whole range: "
     "--set data.modality=ct (with --dataset nifti) reads them as CT",
+    "water": "have a background as dense as tissue (a body cut out, with 0 around it?): air is −1000 HU; set it so",
     "background": "have a background that is not their lowest value (z-scored inside a mask?): it becomes grey, and so "
     "does what is padded; set it to the lowest value if it should be black",
 }

@@ -119,7 +119,10 @@ def prepare(path: Path, target: Target, label_maps: LabelMaps = "leave") -> Prep
         raise DataError(f"{path.name}: {error.what}") from error
     if is_ct:
         repairs += [*(seen.repairs() if in_hu else ()), *_padding(axes)]
-    return Prepared(result, affine, tuple(repairs), _facts(seen, spacing, axes, affine, result.shape) | lost)
+    facts = _facts(seen, spacing, axes, affine, result.shape) | lost
+    if not is_ct and seen.census.looks_like_hu:
+        facts["looks_like_hu"] = True
+    return Prepared(result, affine, tuple(repairs), facts)
 
 
 def _straighten(path: Path, array: Any, affine: Any, fill: float) -> tuple[Any, Any]:
